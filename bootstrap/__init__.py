@@ -1,0 +1,1 @@
+"""The bootstrap role: admission, network configuration, accounts and the ledger service."""

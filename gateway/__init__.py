@@ -1,0 +1,1 @@
+"""The gateway role: the OpenAI-compatible API, the bridge, and the peer that dispatches jobs."""

@@ -1,0 +1,1 @@
+"""Credits: pure money rules, the SQL store, the transparency log and the client."""

@@ -1,0 +1,1 @@
+"""The peer-to-peer core: identity, messages, signatures, wire format, network port, adapters."""
