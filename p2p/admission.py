@@ -1,0 +1,101 @@
+"""Owns the messages of admission: how a node without a certificate gets one.
+
+Theory of operation. A newcomer reaches one protocol of a bootstrap (`calls.ADMISSION_PROTOCOL`). It
+shows who it is (its peer ID, by the connection and the signature on the request) and whom it works
+for: the account's founding document and a binding that the account's key signed over the node's
+peer ID. The bootstrap opens the account if it is new, records the binding and answers with a
+certificate chain and the network configuration, which the node verifies like anybody's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from p2p.account_file import AccountKeys
+from p2p.certificates import Chain
+from p2p.codec import Limit, Message, message
+from p2p.errors import UntrustedError
+from p2p.freshness import check_times
+from p2p.ledger_messages import AccountFounding
+from p2p.limits import CERTIFICATES_MAX, NAME_CHARACTERS_MAX
+from p2p.signing import Document, KeyPair, Signed, open_signed
+from p2p.types import AccountId, NetworkId, PeerId, account_id_from_founding
+
+JOIN = "admission.join"
+REQUEST_LIFETIME_MS = 60_000
+
+
+@message(13)
+@dataclass(frozen=True, slots=True)
+class NodeBinding(Document):
+    """An account says that a node works for it. Signed by the account's key."""
+
+    PURPOSE: ClassVar[str] = "node-binding"
+    account_id: Annotated[AccountId, Limit(NAME_CHARACTERS_MAX)]
+    peer_id: Annotated[PeerId, Limit(NAME_CHARACTERS_MAX)]
+    issued_ms: int
+
+
+@message(14)
+@dataclass(frozen=True, slots=True)
+class JoinRequest(Document):
+    """A node asks for a certificate. Signed by the node."""
+
+    PURPOSE: ClassVar[str] = "join-request"
+    founding: Signed
+    binding: Signed
+    software: Annotated[str, Limit(NAME_CHARACTERS_MAX)]
+    issued_ms: int
+
+
+@message(15)
+@dataclass(frozen=True, slots=True)
+class JoinResult(Message):
+    """The node's certificate chain and the network configuration."""
+
+    chain: Annotated[tuple[Signed, ...], Limit(CERTIFICATES_MAX, 1)]
+    configuration: Signed
+
+
+@dataclass(frozen=True, slots=True)
+class Applicant:
+    """A join request that was verified."""
+
+    peer_id: PeerId
+    account_id: AccountId
+    founding: Signed
+
+
+def join_request(
+    node: KeyPair, account: AccountKeys, network: NetworkId, software: str, now_ms: int
+) -> Signed:
+    """Ask for a certificate, signed by both the node and its account."""
+    binding = account.signing.sign(network, NodeBinding(account.account_id, node.peer_id, now_ms))
+    return node.sign(network, JoinRequest(account.founding, binding, software, now_ms))
+
+
+def verify_join_request(
+    signed: Signed, network: NetworkId, caller: PeerId, now_ms: int
+) -> Applicant:
+    """Check that node and account both signed.
+
+    Raises: UntrustedError, StaleError, MalformedError.
+    """
+    request = open_signed(signed, JoinRequest, network)
+    if signed.peer_id != caller:
+        raise UntrustedError("a join request for another peer")
+    check_times(request.issued_ms, request.issued_ms + REQUEST_LIFETIME_MS, now_ms)
+    founding = open_signed(request.founding, AccountFounding, network)
+    if founding.signing_key != request.founding.signer:
+        raise UntrustedError("the founding document is not signed by the account's own key")
+    binding = open_signed(request.binding, NodeBinding, network, founding.signing_key)
+    account_id = account_id_from_founding(request.founding.body)
+    if binding.account_id != account_id or binding.peer_id != caller:
+        raise UntrustedError("the binding names another account or node")
+    return Applicant(caller, account_id, request.founding)
+
+
+def certificate_chain(node: Signed, bootstrap: Chain) -> Chain:
+    """Put a node's new certificate in front of the chain of the bootstrap that signed it."""
+    return (node, *bootstrap)

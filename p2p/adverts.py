@@ -1,0 +1,170 @@
+"""Owns adverts: what a node says about itself, and the book of what is known about all nodes. Pure.
+
+Theory of operation. A node signs an advert when something changes and at a slow heartbeat, and
+publishes it on the topic shard of each subcloud it serves (the global pool is the subcloud with the
+empty ID). An advert is a claim of one peer about itself: signed by it, with its certificate chain,
+a sequence number and an expiry. A newer sequence replaces an older one; an expired advert is as
+good as none. Load does not travel here (see `LoadReport`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from p2p.certificates import Certificate, verify_chain
+from p2p.codec import Limit, Message, Range, message
+from p2p.errors import StaleError, UntrustedError
+from p2p.freshness import check_times
+from p2p.limits import (
+    ADDRESSES_MAX,
+    ADVERTS_KNOWN_MAX,
+    CERTIFICATES_MAX,
+    MODELS_PER_NODE_MAX,
+    NAME_CHARACTERS_MAX,
+    TOKENS_MAX,
+    TOPIC_SHARDS,
+)
+from p2p.signing import Document, Signed, open_signed
+from p2p.types import NetworkId, PeerId, Role
+
+Name = Annotated[str, Limit(NAME_CHARACTERS_MAX)]
+Digest = Annotated[bytes, Limit(32, 32)]
+GLOBAL_POOL = ""
+
+
+@message(80)
+@dataclass(frozen=True, slots=True)
+class ModelAdvert(Message):
+    """One model that a node has active."""
+
+    name: Name
+    digest: Digest
+    model_id: Digest
+    context_tokens: Annotated[int, Range(1, TOKENS_MAX)]
+    quantisation: Name
+    slots: Annotated[int, Range(1, 100_000)]
+    tasks: Annotated[tuple[str, ...], Limit(16)]
+    modalities: Annotated[tuple[str, ...], Limit(8)]
+
+
+@message(81)
+@dataclass(frozen=True, slots=True)
+class Advert(Document):
+    """A node's signed statement about itself."""
+
+    PURPOSE: ClassVar[str] = "advert"
+    peer_id: Annotated[PeerId, Limit(NAME_CHARACTERS_MAX)]
+    sequence: Annotated[int, Range(0, 2**63 - 1)]
+    issued_ms: int
+    expires_ms: int
+    chain: Annotated[tuple[Signed, ...], Limit(CERTIFICATES_MAX, 1)]
+    addresses: Annotated[tuple[str, ...], Limit(ADDRESSES_MAX)]
+    models: Annotated[tuple[ModelAdvert, ...], Limit(MODELS_PER_NODE_MAX)]
+    software: Name
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAdvert:
+    """An advert that was verified, with its signed form and the certificate behind it."""
+
+    advert: Advert
+    signed: Signed
+    certificate: Certificate
+
+
+def advert_topic(subcloud_id: str = GLOBAL_POOL) -> str:
+    """Give the topic shard that carries the adverts of a subcloud."""
+    digest = hashlib.sha256(subcloud_id.encode()).digest()
+    return f"adverts/{int.from_bytes(digest[:4], 'big') % TOPIC_SHARDS}"
+
+
+def all_advert_topics() -> tuple[str, ...]:
+    """All topic shards (gateways and bootstraps subscribe to each once)."""
+    return tuple(f"adverts/{shard}" for shard in range(TOPIC_SHARDS))
+
+
+def model_key(digest: bytes) -> bytes:
+    """The DHT key under which nodes say that they might serve a model (32 bytes)."""
+    return hashlib.sha256(b"resultity/model/" + digest).digest()
+
+
+def advert_key(peer_id: PeerId) -> bytes:
+    """The DHT key of a node's advert record."""
+    return b"advert/" + peer_id.encode()
+
+
+def verify_advert(signed: Signed, network: NetworkId, now_ms: int) -> KnownAdvert:
+    """Check an advert: signature, certificate, role, time.
+
+    Raises: UntrustedError, StaleError, WrongNetworkError, MalformedError.
+    """
+    advert = open_signed(signed, Advert, network)
+    if signed.peer_id != advert.peer_id:
+        raise UntrustedError("an advert about another peer")
+    check_times(advert.issued_ms, advert.expires_ms, now_ms)
+    certificate = verify_chain(advert.chain, network, advert.peer_id, now_ms)
+    if certificate.role is not Role.NODE:
+        raise UntrustedError("only nodes advertise models")
+    return KnownAdvert(advert, signed, certificate)
+
+
+def check_record(network: NetworkId, now_ms: int, key: bytes, value: Signed) -> int:
+    """Validate a DHT record that claims to be a node's advert; gives its sequence number.
+
+    Raises: as `verify_advert`; UntrustedError if it is stored under another peer's key.
+    """
+    known = verify_advert(value, network, now_ms)
+    if key != advert_key(known.advert.peer_id):
+        raise UntrustedError("an advert under another peer's key")
+    return known.advert.sequence
+
+
+class AdvertBook:
+    """The newest valid advert of each node, forgotten when it expires."""
+
+    def __init__(self, entries_max: int = ADVERTS_KNOWN_MAX) -> None:
+        """Keep at most `entries_max` nodes; more are refused until some expire."""
+        self._entries_max = entries_max
+        self._known: dict[PeerId, KnownAdvert] = {}
+
+    def add(self, known: KnownAdvert, now_ms: int) -> bool:
+        """Take a verified advert. Returns: whether it is newer than what was known.
+
+        Raises: StaleError for an older one, or when the book is full.
+        """
+        peer_id = known.advert.peer_id
+        present = self._known.get(peer_id)
+        if present is not None and known.advert.sequence <= present.advert.sequence:
+            if known.signed == present.signed:
+                return False
+            raise StaleError("an advert older than the one that is known")
+        if present is None and len(self._known) >= self._entries_max:
+            self.prune(now_ms)
+            if len(self._known) >= self._entries_max:
+                raise StaleError("too many nodes are known: advert dropped")
+        self._known[peer_id] = known
+        return True
+
+    def prune(self, now_ms: int) -> tuple[PeerId, ...]:
+        """Forget expired adverts and say whose."""
+        gone = tuple(p for p, k in self._known.items() if k.advert.expires_ms <= now_ms)
+        for peer_id in gone:
+            del self._known[peer_id]
+        return gone
+
+    def get(self, peer_id: PeerId, now_ms: int) -> KnownAdvert | None:
+        """The valid advert of a node, or None."""
+        known = self._known.get(peer_id)
+        return known if known is not None and known.advert.expires_ms > now_ms else None
+
+    def live(self, now_ms: int) -> Iterator[KnownAdvert]:
+        """All adverts that have not expired."""
+        return (known for known in self._known.values() if known.advert.expires_ms > now_ms)
+
+    def __len__(self) -> int:
+        """How many nodes are known (expired ones included until pruned)."""
+        return len(self._known)

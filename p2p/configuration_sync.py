@@ -1,0 +1,58 @@
+"""Owns how a peer keeps its network configuration current: from its bootstrap and from gossip.
+
+A bootstrap that serves an older configuration is first handed the newer one (it may only have been
+away); if it then still serves the old one, or serves one that the authority did not sign, it is
+refused like any liar.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from p2p.calls import CallLink
+from p2p.codec import decode_message, encode_message
+from p2p.configuration_book import ConfigurationBook
+from p2p.errors import P2PError, RefusedError, StaleError
+from p2p.limits import GOSSIP_MESSAGE_BYTES_MAX
+from p2p.network import Network
+from p2p.signing import Signed
+
+log = logging.getLogger(__name__)
+CONFIGURATION_TOPIC = "configuration"
+GET = "configuration.get"
+OFFER = "configuration.offer"
+
+
+async def fetch_configuration(link: CallLink, book: ConfigurationBook) -> None:
+    """Get the configuration from a bootstrap and take it if it is good.
+
+    Raises: UntrustedError (ForkError, StaleError), MalformedError: do not deal with this bootstrap.
+    """
+    signed = decode_message(await link.call(GET, b""), Signed)
+    try:
+        book.offer(signed)
+    except StaleError:
+        assert book.signed is not None
+        await link.call(OFFER, encode_message(book.signed))
+        book.offer(decode_message(await link.call(GET, b""), Signed))
+
+
+async def follow_configuration(network: Network, book: ConfigurationBook) -> None:
+    """Take newer configurations from gossip, for as long as the peer runs."""
+    async for item in network.subscribe(CONFIGURATION_TOPIC):
+        try:
+            signed = decode_message(item.data, Signed)
+        except P2PError as error:
+            log.warning("configuration from %s refused: %s", item.author, error)
+            continue
+        if book.offer_quietly(signed, item.author):
+            log.info("configuration %d is in force", book.current.version)
+
+
+async def publish_configuration(network: Network, book: ConfigurationBook) -> None:
+    """Gossip the configuration in force; one that is too large for gossip is left to `GET`."""
+    if book.signed is None:
+        raise RefusedError("no_configuration", "no network configuration yet")
+    data = encode_message(book.signed)
+    if len(data) <= GOSSIP_MESSAGE_BYTES_MAX:
+        await network.publish(CONFIGURATION_TOPIC, data)

@@ -1,0 +1,268 @@
+"""Owns the messages of a job session: what gateway and node say and sign for one attempt of a job.
+
+Theory of operation. A gateway keeps one session (`p2p.link`) for each node it works with. Each
+attempt has a number in that session. The signed documents below are what money depends on; the
+frames carry them.
+
+    gateway                                   node
+      OfferFrame(n, Offer)  ───────────────▶   admission: certificate, policy, capacity, deadline
+      VoucherFrame(n, Voucher) ────────────▶   may come before or after the acceptance
+                            ◀───────────────   AcceptFrame(n, Accept: exact input) | RefuseFrame
+                            ◀───────────────   OutputFrame(n, tokens, text, running NodeReceipt) ...
+      DeliveryFrame(n, DeliveryCount) ─────▶   every two seconds and at the end
+                            ◀───────────────   EndFrame(n, final NodeReceipt)
+      CancelFrame(n)        ───────────────▶   at any time; the node answers with an EndFrame
+
+Nothing is emitted before a valid voucher. Every OutputFrame carries the running form of the
+receipt, so that a node that is lost can still be paid for what was delivered. Every attempt ends
+with an EndFrame or a RefuseFrame, or with the session: the end of a stream alone proves nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from p2p.codec import Limit, Message, Range, message
+from p2p.limits import (
+    AMOUNT_MICROCREDITS_MAX,
+    CERTIFICATES_MAX,
+    FRAME_BYTES_MAX,
+    NAME_CHARACTERS_MAX,
+    OUTPUT_TOKENS_PER_MESSAGE_MAX,
+    REQUEST_BYTES_MAX,
+    TEXT_CHARACTERS_MAX,
+    TOKENS_MAX,
+)
+from p2p.prices import PriceTerms
+from p2p.signing import Document, Signed
+from p2p.types import PeerId
+
+JOBS_PROTOCOL = "jobs/1"
+
+Id = Annotated[bytes, Limit(16, 16)]
+Digest = Annotated[bytes, Limit(32, 32)]
+Peer = Annotated[PeerId, Limit(NAME_CHARACTERS_MAX)]
+Tokens = Annotated[int, Range(0, TOKENS_MAX)]
+Amount = Annotated[int, Range(0, AMOUNT_MICROCREDITS_MAX)]
+JobNumber = Annotated[int, Range(0, 2**53)]
+TokenIds = Annotated[tuple[int, ...], Limit(OUTPUT_TOKENS_PER_MESSAGE_MAX)]
+
+
+@message(30)
+@dataclass(frozen=True, slots=True)
+class Offer(Document):
+    """The gateway asks a node to run one attempt of a job (signed by the gateway).
+
+    `request` is the JSON of the chat request (see docs/reference/protocol.md), `request_hash` its
+    SHA-256. `maximum` is the whole job's hold. Times in milliseconds since 1970. `resume_tokens`:
+    the output that another node already produced; it is replayed, not emitted, and not paid again.
+    """
+
+    PURPOSE: ClassVar[str] = "offer"
+    job_id: Id
+    attempt: Annotated[int, Range(0, 255)]
+    gateway_id: Peer
+    node_id: Peer
+    hold_id: Id
+    model_digest: Digest
+    request_hash: Digest
+    request: Annotated[bytes, Limit(REQUEST_BYTES_MAX)]
+    input_tokens_max: Tokens
+    output_tokens_max: Tokens
+    terms: PriceTerms
+    maximum: Amount
+    issued_ms: int
+    deadline_ms: int
+    seed: Annotated[int, Range(0, 2**32 - 1)]
+    resume_tokens: Annotated[tuple[int, ...], Limit(65_536)] = ()
+
+
+@message(31)
+@dataclass(frozen=True, slots=True)
+class Accept(Document):
+    """The node takes the attempt and states the exact input tokens (signed by the node)."""
+
+    PURPOSE: ClassVar[str] = "accept"
+    job_id: Id
+    attempt: Annotated[int, Range(0, 255)]
+    offer_hash: Digest
+    input_tokens: Tokens
+    output_tokens_max: Tokens
+
+
+@message(32)
+@dataclass(frozen=True, slots=True)
+class NodeReceipt(Document):
+    """What the node did so far (`final` false) or in all (signed by the node).
+
+    `output_hash` is the running hash of all output of this attempt (`next_output_hash`);
+    `output_tokens` counts this attempt's own tokens, not the resumed ones.
+    """
+
+    PURPOSE: ClassVar[str] = "node-receipt"
+    job_id: Id
+    attempt: Annotated[int, Range(0, 255)]
+    offer_hash: Digest
+    hold_id: Id
+    gateway_id: Peer
+    request_hash: Digest
+    model_digest: Digest
+    model_id: Digest
+    output_hash: Digest
+    input_tokens: Tokens
+    output_tokens: Tokens
+    started_ms: int
+    at_ms: int
+    final: bool
+    finish_reason: Annotated[str, Limit(32)]
+    seed: Annotated[int, Range(0, 2**32 - 1)]
+
+
+@message(33)
+@dataclass(frozen=True, slots=True)
+class DeliveryCount(Document):
+    """How much of this attempt's output is chargeable so far (signed by the gateway).
+
+    `input_tokens` is the input charged to this attempt: the job's first chargeable attempt carries
+    it, the later ones carry 0.
+    """
+
+    PURPOSE: ClassVar[str] = "delivery-count"
+    job_id: Id
+    attempt: Annotated[int, Range(0, 255)]
+    offer_hash: Digest
+    hold_id: Id
+    node_id: Peer
+    input_tokens: Tokens
+    output_tokens: Tokens
+    final: bool
+    at_ms: int
+
+
+@message(40)
+@dataclass(frozen=True, slots=True)
+class OfferFrame(Message):
+    """Opens attempt `number` of this session."""
+
+    number: JobNumber
+    offer: Signed
+
+
+@message(41)
+@dataclass(frozen=True, slots=True)
+class VoucherFrame(Message):
+    """The ledger's promise that the job's maximum is held (`ledger_messages.Voucher`).
+
+    `issuer_chain` certifies the bootstrap that signed it; it may be left out once this session has
+    carried it.
+    """
+
+    number: JobNumber
+    voucher: Signed
+    issuer_chain: Annotated[tuple[Signed, ...], Limit(CERTIFICATES_MAX)] = ()
+
+
+@message(42)
+@dataclass(frozen=True, slots=True)
+class AcceptFrame(Message):
+    """The node takes the attempt."""
+
+    number: JobNumber
+    accept: Signed
+
+
+@message(43)
+@dataclass(frozen=True, slots=True)
+class RefuseFrame(Message):
+    """The node does not take the attempt, and why (codes in `REFUSALS`)."""
+
+    number: JobNumber
+    code: Annotated[str, Limit(64)]
+    reason: Annotated[str, Limit(TEXT_CHARACTERS_MAX)]
+    retry_after_ms: Annotated[int, Range(0, 86_400_000)] = 0
+    input_tokens: Tokens = 0
+    context_tokens: Tokens = 0
+
+
+@message(44)
+@dataclass(frozen=True, slots=True)
+class OutputFrame(Message):
+    """Tokens and text of one or more steps, with the running receipt over everything so far."""
+
+    number: JobNumber
+    token_ids: TokenIds
+    text: Annotated[str, Limit(FRAME_BYTES_MAX)]
+    receipt: Signed
+
+
+@message(45)
+@dataclass(frozen=True, slots=True)
+class DeliveryFrame(Message):
+    """The gateway's signed acknowledgement of what it delivered."""
+
+    number: JobNumber
+    delivery: Signed
+
+
+@message(46)
+@dataclass(frozen=True, slots=True)
+class EndFrame(Message):
+    """The attempt is over. `outcome`: stop, length, cancelled or failed; receipt if accepted."""
+
+    number: JobNumber
+    outcome: Annotated[str, Limit(32)]
+    detail: Annotated[str, Limit(TEXT_CHARACTERS_MAX)]
+    receipt: Signed | None = None
+
+
+@message(47)
+@dataclass(frozen=True, slots=True)
+class CancelFrame(Message):
+    """The gateway no longer wants this attempt."""
+
+    number: JobNumber
+    reason: Annotated[str, Limit(64)]
+
+
+@message(48)
+@dataclass(frozen=True, slots=True)
+class LoadReport(Message):
+    """The node's load, pushed over its sessions when it changes and with the heartbeat."""
+
+    running: Annotated[int, Range(0, 10**6)]
+    queued: Annotated[int, Range(0, 10**6)]
+    slots: Annotated[int, Range(0, 10**6)]
+    tokens_per_second: float
+    accepting: bool
+
+
+REFUSALS = {
+    "busy": "no free slot and the queue is full",
+    "deadline": "the deadline cannot be met",
+    "draining": "the node is leaving",
+    "model_not_served": "the node does not serve this model",
+    "not_entitled": "the gateway or its offer is not acceptable",
+    "price": "the price terms differ from the network configuration",
+    "context_length_exceeded": "the prompt does not fit the model's context",
+    "bad_request": "the request cannot be rendered for this model",
+    "unsupported": "the request needs something that this node does not have",
+    "runtime": "the runtime is not ready",
+}
+"""Refusal codes of a node, with their meaning. `context_length_exceeded`, `bad_request` and
+`unsupported` are the caller's to mend; after all others the gateway tries another node."""
+
+
+def next_output_hash(previous: bytes, token_ids: tuple[int, ...], text: str) -> bytes:
+    """Continue the running hash over an attempt's output with one OutputFrame's content.
+
+    `h(0)` is 32 zero bytes; `h(k) = SHA-256(h(k-1) || u32 count || u32 token IDs || UTF-8 text)`,
+    integers big-endian.
+    """
+    tokens = b"".join(token.to_bytes(4, "big") for token in token_ids)
+    count = len(token_ids).to_bytes(4, "big")
+    return hashlib.sha256(previous + count + tokens + text.encode()).digest()
+
+
+OUTPUT_HASH_START = bytes(32)

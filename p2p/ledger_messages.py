@@ -1,0 +1,284 @@
+"""Owns the messages of money: accounts, API keys, grants, holds, vouchers, captures and receipts.
+
+Amounts are microcredits, times milliseconds since 1970, IDs are 16 random bytes made by whoever
+asks first: they are the idempotency keys of their transfers.
+
+The hold proves possession of the API key without showing it: `mac` is HMAC-SHA-256, by the hold key
+that is derived from the key's secret (`p2p.api_keys`), over hold ID, gateway, maximum and expiry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from p2p.codec import Limit, Message, Range, message
+from p2p.job_messages import Amount, Digest, Id, Peer, Tokens
+from p2p.limits import LEGS_PER_CAPTURE_MAX, NAME_CHARACTERS_MAX, TEXT_CHARACTERS_MAX
+from p2p.prices import PriceTerms
+from p2p.signing import Document, Signed
+from p2p.types import AccountId
+
+Name = Annotated[str, Limit(NAME_CHARACTERS_MAX)]
+Account = Annotated[AccountId, Limit(NAME_CHARACTERS_MAX)]
+PublicKey = Annotated[bytes, Limit(32, 32)]
+
+
+# --- accounts: signed by an account's key, or by a mint key --------------------------------------
+@message(50)
+@dataclass(frozen=True, slots=True)
+class AccountFounding(Document):
+    """Opens an account; the account's ID is the hash of these bytes. Signed by `signing_key`."""
+
+    PURPOSE: ClassVar[str] = "account-founding"
+    signing_key: PublicKey
+    recovery_key: PublicKey
+    created_ms: int
+    nonce: Id
+
+
+@message(51)
+@dataclass(frozen=True, slots=True)
+class NamespaceOpening(Document):
+    """Opens a namespace (separate balance, keys, usage) of an account. Signed by its key."""
+
+    PURPOSE: ClassVar[str] = "namespace-opening"
+    account_id: Account
+    namespace: Name
+    issued_ms: int
+
+
+@message(52)
+@dataclass(frozen=True, slots=True)
+class KeyCreation(Document):
+    """Registers an API key of a namespace. Signed by the account's key.
+
+    Only what is derived from the secret is sent: `hold_key` verifies the MAC of holds. 0 as
+    `expires_ms` means never. Caps are microcredits; 0 means no cap.
+    """
+
+    PURPOSE: ClassVar[str] = "key-creation"
+    account_id: Account
+    namespace: Name
+    key_id: Annotated[str, Limit(32, 8)]
+    hold_key: Annotated[bytes, Limit(32, 32)]
+    name: Name
+    issued_ms: int
+    expires_ms: int = 0
+    credit_cap_total: Amount = 0
+    models: Annotated[tuple[str, ...], Limit(64)] = ()
+    gateways: Annotated[tuple[str, ...], Limit(64)] = ()
+
+
+@message(53)
+@dataclass(frozen=True, slots=True)
+class KeyRevocation(Document):
+    """Ends an API key at once. Signed by the account's key."""
+
+    PURPOSE: ClassVar[str] = "key-revocation"
+    account_id: Account
+    key_id: Annotated[str, Limit(32, 8)]
+    issued_ms: int
+
+
+@message(54)
+@dataclass(frozen=True, slots=True)
+class Grant(Document):
+    """Makes credit for a namespace. Signed by a mint key that the network configuration names."""
+
+    PURPOSE: ClassVar[str] = "grant"
+    grant_id: Id
+    account_id: Account
+    namespace: Name
+    amount: Amount
+    memo: Annotated[str, Limit(TEXT_CHARACTERS_MAX)]
+    issued_ms: int
+
+
+# --- the path of a job ---------------------------------------------------------------------------
+@message(60)
+@dataclass(frozen=True, slots=True)
+class HoldRequest(Document):
+    """Asks the ledger to hold a job's maximum. Signed by the gateway."""
+
+    PURPOSE: ClassVar[str] = "hold-request"
+    hold_id: Id
+    job_id: Id
+    key_id: Annotated[str, Limit(32, 8)]
+    maximum: Amount
+    terms: PriceTerms
+    issued_ms: int
+    expires_ms: int
+    mac: Annotated[bytes, Limit(32, 32)]
+
+
+@message(61)
+@dataclass(frozen=True, slots=True)
+class Voucher(Document):
+    """The ledger's promise to a node: this much is held for this job. Signed by a bootstrap."""
+
+    PURPOSE: ClassVar[str] = "voucher"
+    hold_id: Id
+    job_id: Id
+    gateway_id: Peer
+    maximum: Amount
+    terms: PriceTerms
+    issued_ms: int
+    expires_ms: int
+
+
+@message(62)
+@dataclass(frozen=True, slots=True)
+class CaptureLeg(Message):
+    """One node's part of a job: its receipt and what the gateway says was delivered of it."""
+
+    receipt: Signed
+    delivery: Signed
+
+
+@message(63)
+@dataclass(frozen=True, slots=True)
+class CaptureRequest(Document):
+    """Settles a hold: pays each leg and the fees, gives the rest back. Signed by the gateway."""
+
+    PURPOSE: ClassVar[str] = "capture-request"
+    capture_id: Id
+    hold_id: Id
+    legs: Annotated[tuple[CaptureLeg, ...], Limit(LEGS_PER_CAPTURE_MAX, 1)]
+    issued_ms: int
+
+
+@message(64)
+@dataclass(frozen=True, slots=True)
+class ReleaseRequest(Document):
+    """Gives a whole hold back. Signed by the gateway that holds it."""
+
+    PURPOSE: ClassVar[str] = "release-request"
+    release_id: Id
+    hold_id: Id
+    issued_ms: int
+
+
+@message(65)
+@dataclass(frozen=True, slots=True)
+class TransferResult(Message):
+    """What a transfer did; a repeat gives the first result again with `exists` true."""
+
+    transfer_id: Id
+    amount: Amount
+    available: Annotated[int, Range(-(2**62), 2**62)]
+    exists: bool
+
+
+@message(66)
+@dataclass(frozen=True, slots=True)
+class HoldResult(Message):
+    """A granted hold: its voucher and what is still available in the namespace."""
+
+    voucher: Signed
+    available: Annotated[int, Range(0, 2**62)]
+    exists: bool
+
+
+@message(67)
+@dataclass(frozen=True, slots=True)
+class KeyLookup(Document):
+    """A gateway asks for an API key's record and proves that it holds the key. Signed by it."""
+
+    PURPOSE: ClassVar[str] = "key-lookup"
+    key_id: Annotated[str, Limit(32, 8)]
+    nonce: Id
+    issued_ms: int
+    mac: Annotated[bytes, Limit(32, 32)]
+
+
+@message(68)
+@dataclass(frozen=True, slots=True)
+class KeyRecord(Message):
+    """What a gateway needs to know of a key to serve it, valid for `cache_s` seconds."""
+
+    key_id: Annotated[str, Limit(32, 8)]
+    account_id: Account
+    namespace: Name
+    name: Name
+    expires_ms: int
+    models: Annotated[tuple[str, ...], Limit(64)]
+    available: Annotated[int, Range(0, 2**62)]
+    cache_s: float
+
+
+@message(69)
+@dataclass(frozen=True, slots=True)
+class StatementRequest(Document):
+    """Asks for a namespace's balance and its grants.
+
+    Signed by the account's key, or by a gateway that proves possession of one of the namespace's
+    API keys (`mac` as in KeyLookup).
+    """
+
+    PURPOSE: ClassVar[str] = "statement-request"
+    account_id: Account
+    namespace: Name
+    nonce: Id
+    issued_ms: int
+    key_id: Annotated[str, Limit(32)] = ""
+    mac: Annotated[bytes, Limit(32)] = b""
+
+
+@message(70)
+@dataclass(frozen=True, slots=True)
+class Statement(Message):
+    """A namespace's balance with its signed grants: `available + held + spent = granted`."""
+
+    available: Annotated[int, Range(0, 2**62)]
+    held: Annotated[int, Range(0, 2**62)]
+    spent: Annotated[int, Range(0, 2**62)]
+    granted: Annotated[int, Range(0, 2**62)]
+    grants: Annotated[tuple[Signed, ...], Limit(1024)]
+
+
+@message(71)
+@dataclass(frozen=True, slots=True)
+class ConsumerReceipt(Document):
+    """The gateway's signed bill for one answer, given to the consumer.
+
+    `request_hash` is the SHA-256 of the HTTP body as it came, `output_hash` of the answer's text
+    (UTF-8, all choices' contents in order). `commitment` is SHA-256(salt || node receipt digests):
+    it binds the answer to the node receipts without naming a node.
+    """
+
+    PURPOSE: ClassVar[str] = "consumer-receipt"
+    receipt_id: Id
+    account_id: Account
+    namespace: Name
+    key_id: Annotated[str, Limit(32, 8)]
+    request_hash: Digest
+    output_hash: Digest
+    terms: PriceTerms
+    input_tokens: Tokens
+    output_tokens: Tokens
+    charged: Amount
+    outcome: Annotated[str, Limit(32)]
+    commitment: Digest
+    at_ms: int
+
+
+@message(72)
+@dataclass(frozen=True, slots=True)
+class EarningsRequest(Document):
+    """Asks what an account earned. Signed by its key, or by a peer certified for that account."""
+
+    PURPOSE: ClassVar[str] = "earnings-request"
+    account_id: Account
+    nonce: Id
+    issued_ms: int
+
+
+@message(73)
+@dataclass(frozen=True, slots=True)
+class EarningsStatement(Message):
+    """What an account's nodes earned with `legs` attempts, and its gateways in fees."""
+
+    earned: Annotated[int, Range(0, 2**62)]
+    fees: Annotated[int, Range(0, 2**62)]
+    legs: Annotated[int, Range(0, 2**62)]

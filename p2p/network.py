@@ -1,0 +1,195 @@
+"""Owns the network port: what the rest of the system asks of a peer-to-peer network.
+
+Two adapters implement it: `p2p.libp2p_adapter` (py-libp2p over TCP, Noise and Yamux) and
+`p2p.memory_network` (a seeded twin in one process). One contract suite runs on both.
+
+Theory of operation. A connection is worth nothing until both sides have exchanged hellos: the
+adapter opens the hello stream on every new connection and hands it to the `Gate`, which says what
+the other side may do. Until then, and for good if it is refused, the peer gets no stream, gossip or
+DHT entry, and its connection is closed after `HELLO_TIMEOUT_S`. A newcomer (right network, no
+certificate yet) reaches only the protocols that were registered with `newcomers=True`. A member
+reaches everything.
+
+One `Network` object serves one network: the network's ID is part of every protocol ID, topic and
+DHT key that the adapter puts on the wire. Names given to this port are short (`jobs/1`).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from p2p.types import NetworkId, PeerId
+
+
+class Access(enum.Enum):
+    """What a connected peer may use."""
+
+    NEWCOMER = "newcomer"
+    MEMBER = "member"
+
+
+@dataclass(frozen=True, slots=True)
+class GossipMessage:
+    """A message of a topic: its author (verified by the adapter) and its bytes."""
+
+    author: PeerId
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """Somebody who said on the DHT that they provide a key: a hint to dial, never liveness."""
+
+    peer_id: PeerId
+    addresses: tuple[str, ...]
+
+
+class Stream(Protocol):
+    """A reliable, ordered byte stream to one peer, until it breaks."""
+
+    @property
+    def remote(self) -> PeerId:
+        """The authenticated peer at the other end."""
+        ...
+
+    async def send_all(self, data: bytes) -> None:
+        """Send all bytes. Raises: SessionLostError if the stream or connection is gone."""
+        ...
+
+    async def receive_some(self) -> bytes:
+        """Wait for bytes; `b""` is the end (which proves nothing). Raises: SessionLostError."""
+        ...
+
+    async def close(self) -> None:
+        """Close in both directions; never raises for a stream that is gone already."""
+        ...
+
+    async def reset(self) -> None:
+        """Abort in both directions; never raises for a stream that is gone already."""
+        ...
+
+
+StreamHandler = Callable[[Stream], Awaitable[None]]
+"""Serves one inbound stream: closed by the adapter when it returns, reset when it raises."""
+
+
+class Gate(Protocol):
+    """Decides who may come in. Implemented by `p2p.membership.Membership`."""
+
+    async def greet(self, stream: Stream, *, dialled: bool) -> Access:
+        """Exchange hellos on a fresh connection (`dialled`: by us) and say what the peer may use.
+
+        Raises: UntrustedError (WrongNetworkError, StaleError, ...) or MalformedError to have the
+        connection closed; SessionLostError if the peer went away.
+        """
+        ...
+
+    def forget(self, peer_id: PeerId) -> None:
+        """The last connection to this peer is gone."""
+        ...
+
+
+RecordCheck = Callable[[bytes, bytes], int]
+"""DHT record validator: (key, value) -> sequence number. Raises a P2PError for what is not valid.
+
+Of two valid values for one key the higher sequence number wins."""
+
+
+class Network(Protocol):
+    """One peer's view of its network."""
+
+    @property
+    def local(self) -> PeerId:
+        """Our own peer ID."""
+        ...
+
+    @property
+    def network_id(self) -> NetworkId:
+        """The network that this object serves."""
+        ...
+
+    def addresses(self) -> tuple[str, ...]:
+        """Multiaddresses others can dial, each ending in `/p2p/<our peer ID>`."""
+        ...
+
+    def handle(self, protocol: str, handler: StreamHandler, *, newcomers: bool = False) -> None:
+        """Serve inbound streams of a protocol; `newcomers` may use it without a certificate."""
+        ...
+
+    async def connect(self, address: str) -> PeerId:
+        """Dial a multiaddress that names its peer, exchange hellos, and give the peer's ID.
+
+        Does nothing if a greeted connection exists.
+        Raises: MalformedError (address), PeerUnavailableError, DeadlineError, UntrustedError (the
+        peer, or we in its eyes, do not belong: WrongNetworkError if it is another network).
+        """
+        ...
+
+    async def disconnect(self, peer_id: PeerId) -> None:
+        """Close all connections to a peer (no error if there is none)."""
+        ...
+
+    def access_of(self, peer_id: PeerId) -> Access | None:
+        """What a connected and greeted peer may use; None if there is no such connection."""
+        ...
+
+    def peers(self) -> tuple[PeerId, ...]:
+        """The peers with a greeted connection."""
+        ...
+
+    async def open_stream(self, peer_id: PeerId, protocol: str) -> Stream:
+        """Open a stream on an existing greeted connection.
+
+        Raises: PeerUnavailableError (no connection), RefusedError (protocol not served),
+        DeadlineError.
+        """
+        ...
+
+    def subscribe(self, topic: str) -> trio.MemoryReceiveChannel[GossipMessage]:
+        """Receive a topic's messages (at most once for each topic in a process's lifetime).
+
+        The channel is bounded; when the reader lags, the oldest unread messages are dropped.
+        """
+        ...
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        """Send to all subscribers of a topic; works without being subscribed.
+
+        Raises: MalformedError if larger than GOSSIP_MESSAGE_BYTES_MAX.
+        """
+        ...
+
+    async def provide(self, key: bytes) -> None:
+        """Say on the DHT that we provide a key (32 bytes). Raises: PeerUnavailableError."""
+        ...
+
+    async def find_providers(self, key: bytes) -> list[Provider]:
+        """Ask the DHT who provides a key (not from the local cache, no duplicates)."""
+        ...
+
+    async def put_record(self, key: bytes, value: bytes) -> None:
+        """Store a record that passes the RecordCheck. Raises: MalformedError, UntrustedError,
+        PeerUnavailableError.
+        """
+        ...
+
+    async def get_record(self, key: bytes) -> bytes | None:
+        """Look a record up on the DHT, newest wins; None if nobody has a valid one."""
+        ...
+
+
+async def first_of(*waits: Callable[[], Awaitable[None]]) -> None:
+    """Run several waits and return when the first one does (the others are cancelled)."""
+    async with trio.open_nursery() as nursery:
+
+        async def one(wait: Callable[[], Awaitable[None]]) -> None:
+            await wait()
+            nursery.cancel_scope.cancel()
+
+        for wait in waits:
+            nursery.start_soon(one, wait)

@@ -1,0 +1,197 @@
+"""Owns the network configuration: the authority's signed, versioned word on what is allowed. Pure.
+
+Theory of operation. The configuration is a JSON document, signed as it stands (`Signed.body` is the
+JSON). Each version names the SHA-256 of its predecessor's JSON; a rollback is a new version with
+older content. Whoever serves it is not trusted: a peer accepts a configuration only if the key that
+signed it is the one that the network's ID commits to, and only if it is newer than what the peer
+has. Two documents with one version are a fork: both are kept as evidence and neither replaces what
+is in force.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Literal
+
+import pydantic
+
+from p2p.errors import ForkError, MalformedError, StaleError, UntrustedError, WrongNetworkError
+from p2p.limits import AMOUNT_MICROCREDITS_MAX, PRICE_MICROCREDITS_MAX, TOKENS_MAX
+from p2p.prices import FeeRule, PriceTerms
+from p2p.signing import KeyPair, Signed, verify_bytes
+from p2p.types import NetworkId, PeerId, authority_matches
+
+PURPOSE = "network-configuration"
+CONFIGURATION_BYTES_MAX = 256 * 1024
+
+Hex32 = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Price = Annotated[int, pydantic.Field(ge=0, le=PRICE_MICROCREDITS_MAX)]
+Tokens = Annotated[int, pydantic.Field(ge=1, le=TOKENS_MAX)]
+BasisPoints = Annotated[int, pydantic.Field(ge=0, le=5000)]
+
+
+class _Frozen(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="ignore", strict=False)
+
+
+class ApprovedModel(_Frozen):
+    """A model that nodes may serve, with its price (microcredits for 10**6 tokens) and limits.
+
+    `template_allowance_tokens`: what the chat template adds to each message at most; it makes the
+    bound on input tokens safe. `default_output_tokens`: the maximum output when a request names
+    none.
+    """
+
+    name: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$")]
+    version: Annotated[str, pydantic.StringConstraints(min_length=1, max_length=40)] = "1"
+    digest: Hex32
+    context_tokens: Tokens
+    template_allowance_tokens: Tokens = 16
+    default_output_tokens: Tokens = 512
+    input_microcredits_per_million_tokens: Price
+    output_microcredits_per_million_tokens: Price
+    tasks: tuple[Literal["chat"], ...] = ("chat",)
+
+
+class Fees(_Frozen):
+    """Shares of each charge, in 1/10000."""
+
+    gateway_basis_points: BasisPoints = 500
+    network_basis_points: BasisPoints = 500
+
+
+class Participation(_Frozen):
+    """Who may join and open accounts."""
+
+    nodes: Literal["open"] = "open"
+    accounts: Literal["open"] = "open"
+    node_certificate_lifetime_s: Annotated[int, pydantic.Field(ge=60)] = 30 * 86_400
+    accounts_opened_per_hour_max: Annotated[int, pydantic.Field(ge=1)] = 600
+
+
+class Limits(_Frozen):
+    """Bounds on money and jobs."""
+
+    hold_lifetime_s_max: Annotated[int, pydantic.Field(ge=10, le=86_400)] = 900
+    job_deadline_s_max: Annotated[int, pydantic.Field(ge=5, le=86_400)] = 600
+    grant_microcredits_max: Annotated[int, pydantic.Field(ge=0, le=AMOUNT_MICROCREDITS_MAX)] = (
+        10**12
+    )
+
+
+class NetworkConfiguration(_Frozen):
+    """One version of the configuration. Keys are lower-case hex."""
+
+    format: Literal["resultity/network-configuration/1"] = "resultity/network-configuration/1"
+    network_id: str
+    version: Annotated[int, pydantic.Field(ge=1, le=2**53)]
+    predecessor_digest: Hex32 | None = None
+    issued_ms: int
+    models: tuple[ApprovedModel, ...] = ()
+    fees: Fees = Fees()
+    participation: Participation = Participation()
+    limits: Limits = Limits()
+    mint_keys: tuple[Hex32, ...] = ()
+    banned_peers: tuple[str, ...] = ()
+
+    @pydantic.model_validator(mode="after")
+    def _names_are_unique(self) -> NetworkConfiguration:
+        names = [model.name for model in self.models]
+        digests = [model.digest for model in self.models]
+        if len(set(names)) != len(names) or len(set(digests)) != len(digests):
+            raise ValueError("a model name or digest is listed twice")
+        if (self.version == 1) != (self.predecessor_digest is None):
+            raise ValueError("version 1 has no predecessor, every other version names one")
+        return self
+
+    @property
+    def mint_public_keys(self) -> tuple[bytes, ...]:
+        """The keys that may sign grants."""
+        return tuple(bytes.fromhex(key) for key in self.mint_keys)
+
+    @property
+    def fee_rule(self) -> FeeRule:
+        """The shares of a charge as the price rules want them."""
+        return FeeRule(self.fees.gateway_basis_points, self.fees.network_basis_points)
+
+    def model_named(self, name: str) -> ApprovedModel | None:
+        """Find an approved model by name."""
+        return next((model for model in self.models if model.name == name), None)
+
+    def model_with_digest(self, digest: bytes) -> ApprovedModel | None:
+        """Find an approved model by the SHA-256 of its file."""
+        wanted = digest.hex()
+        return next((model for model in self.models if model.digest == wanted), None)
+
+    def is_banned(self, peer_id: PeerId) -> bool:
+        """Tell whether the authority has shut a peer out."""
+        return peer_id in self.banned_peers
+
+
+def price_terms(configuration: NetworkConfiguration, model: ApprovedModel) -> PriceTerms:
+    """Give the price terms of a model under a configuration."""
+    return PriceTerms(
+        model.input_microcredits_per_million_tokens,
+        model.output_microcredits_per_million_tokens,
+        configuration.version,
+        model.name,
+    )
+
+
+def terms_allowed(configuration: NetworkConfiguration, terms: PriceTerms) -> bool:
+    """Tell whether price terms are exactly what a configuration says for their model."""
+    model = configuration.model_named(terms.model_name)
+    return model is not None and price_terms(configuration, model) == terms
+
+
+def configuration_digest(signed: Signed) -> str:
+    """SHA-256 of the JSON as signed, in hex: what the next version names as its predecessor."""
+    return hashlib.sha256(signed.body).hexdigest()
+
+
+def sign_configuration(authority: KeyPair, configuration: NetworkConfiguration) -> Signed:
+    """Sign a configuration with the authority's key."""
+    body = configuration.model_dump_json(indent=1).encode()
+    network = NetworkId(configuration.network_id)
+    return Signed(body, authority.public_key, authority.sign_bytes(network, PURPOSE, body))
+
+
+def open_configuration(signed: Signed, network: NetworkId) -> NetworkConfiguration:
+    """Verify that the network's authority signed a configuration, and read it.
+
+    Raises: UntrustedError (another signer, bad signature), WrongNetworkError, MalformedError.
+    """
+    if not authority_matches(network, signed.signer):
+        raise UntrustedError("this configuration is not signed by the network's authority")
+    verify_bytes(network, PURPOSE, signed.body, signed.signer, signed.signature)
+    if len(signed.body) > CONFIGURATION_BYTES_MAX:
+        raise MalformedError(f"a configuration has at most {CONFIGURATION_BYTES_MAX} bytes")
+    try:
+        configuration = NetworkConfiguration.model_validate_json(signed.body)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "document"
+        raise MalformedError(f"network configuration: {where}: {first['msg']}") from error
+    if configuration.network_id != network:
+        raise WrongNetworkError(f"a configuration of network {configuration.network_id}")
+    return configuration
+
+
+def check_successor(
+    current: NetworkConfiguration, current_digest: str, proposed: NetworkConfiguration, digest: str
+) -> bool:
+    """Tell whether a proposed configuration may replace the current one.
+
+    Returns: True if it may, False if it is the current one.
+    Raises: StaleError (older), ForkError (same version with other content, or a next version that
+        names another predecessor).
+    """
+    if digest == current_digest:
+        return False
+    if proposed.version < current.version:
+        raise StaleError(f"configuration {proposed.version} is older than {current.version}")
+    if proposed.version == current.version:
+        raise ForkError(f"two configurations with version {current.version}")
+    if proposed.version == current.version + 1 and proposed.predecessor_digest != current_digest:
+        raise ForkError(f"configuration {proposed.version} names another predecessor")
+    return True

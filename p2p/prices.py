@@ -1,0 +1,77 @@
+"""Owns the arithmetic of prices: tokens to microcredits, rounded once. Pure, integers only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from p2p.codec import Limit, Message, Range, message
+from p2p.limits import NAME_CHARACTERS_MAX, PRICE_MICROCREDITS_MAX
+from p2p.types import Microcredits
+
+TOKENS_PER_PRICE = 10**6
+BASIS_POINTS = 10_000
+
+Price = Annotated[int, Range(0, PRICE_MICROCREDITS_MAX)]
+
+
+@message(59)
+@dataclass(frozen=True, slots=True)
+class PriceTerms(Message):
+    """What a model costs, in microcredits for 10**6 tokens, and by which configuration version."""
+
+    input_microcredits_per_million_tokens: Price
+    output_microcredits_per_million_tokens: Price
+    configuration_version: Annotated[int, Range(1, 2**53)]
+    model_name: Annotated[str, Limit(NAME_CHARACTERS_MAX)]
+
+
+def charge(terms: PriceTerms, input_tokens: int, output_tokens: int) -> Microcredits:
+    """Give what a job costs: the one rounding of a job, upwards to a whole microcredit.
+
+    Args: token counts, each at least 0.
+    """
+    assert input_tokens >= 0
+    assert output_tokens >= 0
+    exact = (
+        terms.input_microcredits_per_million_tokens * input_tokens
+        + terms.output_microcredits_per_million_tokens * output_tokens
+    )
+    return Microcredits(-(-exact // TOKENS_PER_PRICE))
+
+
+@dataclass(frozen=True, slots=True)
+class FeeRule:
+    """The shares of a charge that go to the gateway's account and to the network, in 1/10000."""
+
+    gateway_basis_points: int
+    network_basis_points: int
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A charge divided so that the parts add up to it exactly."""
+
+    nodes: tuple[Microcredits, ...]
+    gateway: Microcredits
+    network: Microcredits
+
+
+def split_charge(total: Microcredits, weights: tuple[int, ...], fees: FeeRule) -> Split:
+    """Divide a job's charge among the fees and the nodes that worked.
+
+    Fees are rounded down; the rest goes to the nodes in proportion to `weights` (their exact
+    charges, before rounding), what remains by rounding to the last one.
+
+    Args:
+        weights: one non-negative integer for each node, in the order of their work; not empty.
+    """
+    gateway = total * fees.gateway_basis_points // BASIS_POINTS
+    network = total * fees.network_basis_points // BASIS_POINTS
+    remaining = total - gateway - network
+    weight_sum = sum(weights)
+    parts = [remaining * weight // weight_sum if weight_sum else 0 for weight in weights]
+    parts[-1] += remaining - sum(parts)
+    return Split(
+        tuple(Microcredits(p) for p in parts), Microcredits(gateway), Microcredits(network)
+    )
