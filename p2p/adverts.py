@@ -28,7 +28,7 @@ from p2p.limits import (
     TOPIC_SHARDS,
 )
 from p2p.signing import Document, Signed, open_signed
-from p2p.types import NetworkId, PeerId, Role
+from p2p.types import NetworkId, PeerId, Role, public_key_of
 
 Name = Annotated[str, Limit(NAME_CHARACTERS_MAX)]
 Digest = Annotated[bytes, Limit(32, 32)]
@@ -93,8 +93,8 @@ def model_key(digest: bytes) -> bytes:
 
 
 def advert_key(peer_id: PeerId) -> bytes:
-    """The DHT key of a node's advert record."""
-    return b"advert/" + peer_id.encode()
+    """The DHT key of a node's advert record (39 bytes). Raises: MalformedError."""
+    return b"advert/" + public_key_of(peer_id)
 
 
 def verify_advert(signed: Signed, network: NetworkId, now_ms: int) -> KnownAdvert:

@@ -147,6 +147,7 @@ async def serve_calls(
     """
     bucket = TokenBucket(rate_per_s, burst, trio.current_time())
     in_flight = 0
+    failure: P2PError | None = None
 
     async def answer(call: Call) -> None:
         nonlocal in_flight
@@ -172,8 +173,13 @@ async def serve_calls(
                 in_flight += 1
                 nursery.start_soon(answer, item)
 
-        await link.run(on_messages)
+        try:
+            await link.run(on_messages)
+        except P2PError as error:
+            failure = error  # raised outside: a nursery would wrap it in a group
         nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 async def _answer(call: Call, caller: Caller, handlers: Mapping[str, CallHandler]) -> Reply:

@@ -15,6 +15,8 @@ are not touched by this: they always cover the bytes as sent (see `p2p.signing`)
 from __future__ import annotations
 
 import dataclasses
+import math
+import operator
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -72,13 +74,17 @@ def message(number: int) -> Callable[[type[M]], type[M]]:
 
 
 def encode_message(value: Message) -> bytes:
-    """Give the msgpack form of one message: `[number, field, ...]`."""
-    return msgpack.packb(_to_list(value), use_bin_type=True)  # type: ignore[no-any-return]
+    """Give the msgpack form of one message: `[number, field, ...]`.
+
+    Raises: MalformedError for a text that is not Unicode or an integer beyond 64 bits. (Bounds are
+        checked by who decodes.)
+    """
+    return _pack(_to_list(value))
 
 
 def encode_messages(values: Sequence[Message]) -> bytes:
-    """Give the payload of one frame: a msgpack array of messages."""
-    return msgpack.packb([_to_list(value) for value in values], use_bin_type=True)  # type: ignore[no-any-return]
+    """Give the payload of one frame: a msgpack array of messages. Raises: as `encode_message`."""
+    return _pack([_to_list(value) for value in values])
 
 
 def decode_message(data: bytes, cls: type[M]) -> M:
@@ -103,9 +109,16 @@ def decode_messages(payload: bytes) -> list[Message]:
     Raises: MalformedError if anything in it is not a known, well-formed message.
     """
     items = _unpack(payload)
-    if not isinstance(items, tuple) or not 0 < len(items) <= MESSAGES_PER_FRAME_MAX:
+    if type(items) is not tuple or not 0 < len(items) <= MESSAGES_PER_FRAME_MAX:
         raise MalformedError(f"a frame holds 1 to {MESSAGES_PER_FRAME_MAX} messages")
     return [_from_list(item, None) for item in items]
+
+
+def _pack(form: list[Any]) -> bytes:
+    try:
+        return msgpack.packb(form, use_bin_type=True)  # type: ignore[no-any-return]
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise MalformedError(f"this cannot be sent: {type(error).__name__}") from error
 
 
 def _unpack(data: bytes) -> Any:
@@ -133,7 +146,8 @@ def _to_list(value: Message) -> list[Any]:
 
 
 def _from_list(item: Any, cls: type[M] | None) -> M:
-    if not isinstance(item, tuple) or not item or type(item[0]) is not int:
+    # Exactly a tuple: msgpack gives its extension types as a subclass.
+    if type(item) is not tuple or not item or type(item[0]) is not int:
         raise MalformedError("a message is an array that starts with its number")
     found = _classes.get(item[0])
     if found is None:
@@ -147,7 +161,11 @@ def _from_list(item: Any, cls: type[M] | None) -> M:
 
 
 def _make_encoder(cls: type[Message]) -> Callable[[Any], list[Any]]:
+    hints = typing.get_type_hints(cls, include_extras=True)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    # Most fields are packed as they are; only messages and tuples of them need work. (Tuples of
+    # plain values are arrays to msgpack already.)
+    nested = [place for place, name in enumerate(names, 1) if _holds_messages(hints[name])]
     number = cls.NUMBER
 
     def pack(value: Any) -> Any:
@@ -157,10 +175,23 @@ def _make_encoder(cls: type[Message]) -> Callable[[Any], list[Any]]:
             return [pack(element) for element in value]
         return value
 
+    if len(names) < 2:
+        return lambda value: [number, *(pack(getattr(value, name)) for name in names)]
+    get_all = operator.attrgetter(*names)
+
     def encode(value: Any) -> list[Any]:
-        return [number, *(pack(getattr(value, name)) for name in names)]
+        items = [number, *get_all(value)]
+        for place in nested:
+            items[place] = pack(items[place])
+        return items
 
     return encode
+
+
+def _holds_messages(hint: Any) -> bool:
+    if isinstance(hint, type):
+        return issubclass(hint, Message)
+    return any(_holds_messages(part) for part in typing.get_args(hint))
 
 
 def _make_decoder(cls: type[Message]) -> Callable[[Sequence[Any]], Message]:
@@ -204,8 +235,10 @@ def _make_check(hint: Any) -> Check:
         return lambda value, where: _from_list(value, hint)
     if hint is int:
         return _integer(next((b for b in bounds if isinstance(b, Range)), _INTEGER))
-    if hint in (bool, float):
-        return _exactly(hint)
+    if hint is float:
+        return _number
+    if hint is bool:
+        return _boolean
     if isinstance(hint, type) and issubclass(hint, str):
         return _text(hint, limit or Limit(TEXT_CHARACTERS_MAX))
     assert hint is bytes, f"unsupported field type: {hint}"
@@ -217,13 +250,17 @@ def _optional(check: Check) -> Check:
     return lambda value, where: None if value is None else check(value, where)
 
 
-def _exactly(kind: type) -> Check:
-    def check(value: Any, where: str) -> Any:
-        if type(value) is not kind:
-            raise MalformedError(f"{where} must be {kind.__name__}")
-        return value
+def _boolean(value: Any, where: str) -> Any:
+    if type(value) is not bool:
+        raise MalformedError(f"{where} must be bool")
+    return value
 
-    return check
+
+def _number(value: Any, where: str) -> Any:
+    # Not-a-number and infinity would defeat every comparison that is made with them.
+    if type(value) is not float or not math.isfinite(value):
+        raise MalformedError(f"{where} must be a finite float")
+    return value
 
 
 def _integer(bounds: Range) -> Check:

@@ -47,7 +47,9 @@ Peer = Annotated[PeerId, Limit(NAME_CHARACTERS_MAX)]
 Tokens = Annotated[int, Range(0, TOKENS_MAX)]
 Amount = Annotated[int, Range(0, AMOUNT_MICROCREDITS_MAX)]
 JobNumber = Annotated[int, Range(0, 2**53)]
-TokenIds = Annotated[tuple[int, ...], Limit(OUTPUT_TOKENS_PER_MESSAGE_MAX)]
+TokenId = Annotated[int, Range(0, 2**32 - 1)]
+"""Four bytes in the output hash."""
+TokenIds = Annotated[tuple[TokenId, ...], Limit(OUTPUT_TOKENS_PER_MESSAGE_MAX)]
 
 
 @message(30)
@@ -76,7 +78,7 @@ class Offer(Document):
     issued_ms: int
     deadline_ms: int
     seed: Annotated[int, Range(0, 2**32 - 1)]
-    resume_tokens: Annotated[tuple[int, ...], Limit(65_536)] = ()
+    resume_tokens: Annotated[tuple[TokenId, ...], Limit(65_536)] = ()
 
 
 @message(31)

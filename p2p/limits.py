@@ -27,6 +27,8 @@ AMOUNT_MICROCREDITS_MAX = 10**17
 # --- gossip and DHT ---------------------------------------------------------------------------
 GOSSIP_MESSAGE_BYTES_MAX = 16 * 1024
 TOPIC_SHARDS = 16
+SUBSCRIPTION_QUEUE_MESSAGES_MAX = 2048
+"""Unread messages of one subscription; the oldest are dropped beyond that."""
 ADVERT_INTERVAL_S = 10.0
 ADVERT_LIFETIME_S = 45.0
 """Four heartbeats: three lost ones do not remove a node, a dead one is gone within a minute."""

@@ -39,15 +39,13 @@ class Uplink:
         *,
         protocol: str = CALLS_PROTOCOL,
         greeting: Greeting = no_greeting,
-        say: Callable[[str], None] = log.warning,
     ) -> None:
-        """Dial these multiaddresses; `say` gets one line whenever the situation changes."""
+        """Dial these multiaddresses."""
         assert addresses, "an uplink needs at least one bootstrap address"
         self._network = network
         self._addresses = tuple(addresses)
         self._protocol = protocol
         self._greeting = greeting
-        self._say = say
         self._said = ""
         self._was_up = False
         self._link: CallLink | None = None
@@ -128,12 +126,13 @@ class Uplink:
         self._link = link
         self._was_up = True
         self._up.set()
-        self._tell(f"connected to bootstrap {link.link.remote}")
+        self._said = ""
+        log.info("connected to bootstrap %s", link.link.remote)
 
     def _tell(self, text: str) -> None:
         if text != self._said:
             self._said = text
-            self._say(text)
+            log.warning("%s", text)
 
 
 def _first(group: ExceptionGroup[P2PError]) -> P2PError:

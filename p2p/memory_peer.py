@@ -1,0 +1,416 @@
+"""Owns one peer's network on a `MemoryHub`: the port's promises, by the libp2p adapter's rules."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from p2p.errors import (
+    DeadlineError,
+    MalformedError,
+    P2PError,
+    PeerUnavailableError,
+    RefusedError,
+    SessionLostError,
+    StaleError,
+    UntrustedError,
+    WrongNetworkError,
+)
+from p2p.limits import DIAL_TIMEOUT_S, GOSSIP_MESSAGE_BYTES_MAX, HELLO_TIMEOUT_S
+from p2p.memory_wire import MemoryStream, Wire
+from p2p.network import Access, Gate, GossipMessage, Provider, RecordCheck, Stream, StreamHandler
+from p2p.subscriptions import Subscription
+from p2p.types import NetworkId, PeerId
+
+if TYPE_CHECKING:
+    from p2p.memory_network import MemoryHub
+
+_logger = logging.getLogger(__name__)
+
+JOBS_MAX = 100_000
+RECORD_BYTES_MAX = 16 * 1024
+REFUSAL_LINGER_S = 0.5
+OPEN_TIMEOUT_S = 5.0
+
+_Job = Callable[[], Awaitable[Any]]
+
+
+class MemoryNetwork:
+    """One peer's view of a hub (see `p2p.network.Network`)."""
+
+    def __init__(
+        self,
+        hub: MemoryHub,
+        local: PeerId,
+        network_id: NetworkId,
+        gate: Gate,
+        record_check: RecordCheck,
+    ) -> None:
+        self.hub = hub
+        self.local = local
+        self.network_id = network_id
+        self.places: tuple[str, ...] = ()
+        self.subscribes = True
+        self.directory_server = True
+        self.pre_shared_key: bytes | None = None
+        self.on_stop: Callable[[], None] | None = None
+        self.providers: dict[bytes, dict[PeerId, tuple[str, ...]]] = {}
+        self.records: dict[bytes, bytes] = {}
+        self._gate = gate
+        self._record_check = record_check
+        self._handlers: dict[str, tuple[StreamHandler, bool]] = {}
+        self._wires: list[Wire] = []
+        self._subscriptions: dict[str, Subscription] = {}
+        self._dial_locks: dict[PeerId, trio.Lock] = {}
+        self._stopped = False
+        self._jobs_send, self._jobs_receive = trio.open_memory_channel[_Job](JOBS_MAX)
+
+    # --- life -------------------------------------------------------------------------------
+
+    def listen(self, addresses: Sequence[str]) -> None:
+        """Take the places to listen on. Raises: MalformedError, PeerUnavailableError."""
+        places: list[str] = []
+        for address in addresses:
+            parts = address.split("/")
+            if len(parts) != 5 or parts[1] not in ("ip4", "ip6") or parts[3] != "tcp":
+                raise MalformedError(f"not a TCP multiaddress: {address[:200]!r}")
+            if parts[4] == "0":
+                parts[4] = str(self.hub.new_port())
+            place = "/".join(parts)
+            if self.hub.find(place) is not None:
+                raise PeerUnavailableError(f"cannot listen on {place}: the port is in use")
+            places.append(place)
+        self.places = tuple(places)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve streams and deliver gossip, for ever."""
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            async for job in self._jobs_receive:
+                nursery.start_soon(self._run_job, job)
+
+    async def _run_job(self, job: _Job) -> None:
+        try:
+            await job()
+        except Exception:
+            _logger.exception("a background task of the network failed")
+
+    def start_soon(self, job: _Job) -> None:
+        """Let `run` do something."""
+        if not self._stopped:
+            self._jobs_send.send_nowait(job)
+
+    def stop(self) -> None:
+        """Be gone: every connection breaks and the `open` block is cancelled."""
+        if self._stopped:
+            return
+        self._stopped = True
+        for wire in list(self._wires):
+            wire.break_off()
+        for subscription in self._subscriptions.values():
+            subscription.close()
+        if self.on_stop is not None:
+            self.on_stop()
+
+    def addresses(self) -> tuple[str, ...]:
+        """Multiaddresses others can dial."""
+        return tuple(f"{place}/p2p/{self.local}" for place in self.places)
+
+    # --- connections ------------------------------------------------------------------------
+
+    def _wire_to(self, peer_id: PeerId) -> Wire | None:
+        best: Wire | None = None
+        for wire in reversed(self._wires):
+            if wire.other(self).local == peer_id and peer_id in wire.access and wire.alive:
+                if wire.access[peer_id] is Access.MEMBER:
+                    return wire
+                best = best or wire
+        return best
+
+    def access_of(self, peer_id: PeerId) -> Access | None:
+        """What a connected and greeted peer may use."""
+        wire = self._wire_to(peer_id)
+        return None if wire is None else wire.access[peer_id]
+
+    def peers(self) -> tuple[PeerId, ...]:
+        """The peers with a greeted connection."""
+        found: dict[PeerId, None] = {}
+        for wire in self._wires:
+            peer_id = wire.other(self).local
+            if peer_id in wire.access and wire.alive:
+                found[peer_id] = None
+        return tuple(found)
+
+    async def connect(self, address: str) -> PeerId:
+        """Dial an address that names its peer, exchange hellos, and give the peer's ID."""
+        place, separator, name = address.rpartition("/p2p/")
+        if not separator or not name or place.count("/") != 4 or "/tcp/" not in place:
+            raise MalformedError(f"not an address of a peer: {address[:200]!r}")
+        peer_id = PeerId(name)
+        if peer_id == self.local:
+            raise MalformedError("this is our own address")
+        async with self._dial_locks.setdefault(peer_id, trio.Lock()):
+            if self._wire_to(peer_id) is None:
+                await self._dial(place, peer_id)
+        return peer_id
+
+    async def _dial(self, place: str, peer_id: PeerId) -> None:
+        hub = self.hub
+        await trio.sleep(hub.draw_delay_s(self.local, peer_id))
+        if self._stopped:
+            raise PeerUnavailableError("this peer is stopped")
+        if hub.silent_between(self.local, peer_id):
+            await trio.sleep(DIAL_TIMEOUT_S)
+            raise DeadlineError(f"{place} did not answer in {DIAL_TIMEOUT_S:g} s")
+        other = hub.find(place)
+        if other is None or hub.random_for(self.local, peer_id).random() < hub.dial_loss:
+            raise PeerUnavailableError(f"cannot reach {place}: connection refused")
+        if other.local != peer_id:
+            raise UntrustedError(f"another peer than the address names answers at {place}")
+        if other.pre_shared_key != self.pre_shared_key:
+            raise PeerUnavailableError(f"{place} answers, but with another pre-shared key")
+        if other.network_id != self.network_id:
+            raise WrongNetworkError(f"{peer_id} belongs to another network")
+        wire = hub.make_wire(self, other)
+        for end in wire.ends:
+            end._wires.append(wire)
+        ours, theirs = wire.open_pair(self)
+        other.start_soon(lambda: other._greet(wire, theirs, dialled=False))
+        error = await self._greet(wire, ours, dialled=True)
+        if error is not None:
+            raise error
+
+    async def _greet(self, wire: Wire, stream: MemoryStream, *, dialled: bool) -> P2PError | None:
+        peer_id = stream.remote
+        error: P2PError | None = DeadlineError(f"no hello from {peer_id} in time")
+        with trio.move_on_after(HELLO_TIMEOUT_S):
+            error = await self._ask_gate(wire, stream, dialled=dialled)
+        if error is None:
+            return None
+        await stream.close()
+        if not dialled and wire.alive:
+            with trio.move_on_after(REFUSAL_LINGER_S):
+                await wire.lost.wait()
+        wire.break_off()
+        return error
+
+    async def _ask_gate(
+        self, wire: Wire, stream: MemoryStream, *, dialled: bool
+    ) -> P2PError | None:
+        peer_id = stream.remote
+        try:
+            access = await self._gate.greet(stream, dialled=dialled)
+        except SessionLostError as lost:
+            if dialled and wire.alive:
+                return UntrustedError(f"{peer_id} refused our hello")
+            return lost
+        except P2PError as refusal:
+            return refusal
+        except Exception as fault:
+            _logger.exception("the gate failed on the hello of %s", peer_id)
+            return MalformedError(f"the hello of {peer_id} could not be read: {fault!r}")
+        await stream.close()
+        if not wire.alive:
+            return PeerUnavailableError(f"{peer_id} closed the connection after its hello")
+        wire.access[peer_id] = access
+        wire.settled[self.local].set()
+        return None
+
+    def wire_lost(self, wire: Wire) -> None:
+        """A connection of ours broke."""
+        if wire not in self._wires:
+            return
+        self._wires.remove(wire)
+        peer_id = wire.other(self).local
+        if peer_id in wire.access and self._wire_to(peer_id) is None:
+            try:
+                self._gate.forget(peer_id)
+            except Exception:
+                _logger.exception("the gate failed to forget %s", peer_id)
+
+    async def disconnect(self, peer_id: PeerId) -> None:
+        """Close all connections to a peer."""
+        await trio.lowlevel.checkpoint()
+        for wire in list(self._wires):
+            if wire.other(self).local == peer_id:
+                wire.break_off()
+
+    # --- streams ----------------------------------------------------------------------------
+
+    def handle(self, protocol: str, handler: StreamHandler, *, newcomers: bool = False) -> None:
+        """Serve inbound streams of a protocol."""
+        self._handlers[protocol] = (handler, newcomers)
+
+    async def open_stream(self, peer_id: PeerId, protocol: str) -> Stream:
+        """Open a stream on an existing greeted connection."""
+        wire = self._wire_to(peer_id)
+        if wire is None:
+            raise PeerUnavailableError(f"there is no connection to {peer_id}")
+        other = wire.other(self)
+        with trio.move_on_after(OPEN_TIMEOUT_S):
+            await trio.sleep(wire.draw_delay_s())
+            await wire.wait_released()
+            await wire.settled[other.local].wait()
+            await trio.sleep(wire.draw_delay_s())
+            if not wire.alive:
+                raise SessionLostError(f"the connection to {peer_id} is gone")
+            handler = other.handler_for(wire, self.local, protocol)
+            if handler is None:
+                raise RefusedError(
+                    "protocol_not_served", f"{peer_id} does not serve {protocol} to us"
+                )
+            ours, theirs = wire.open_pair(self)
+            other.start_soon(lambda: other.serve(protocol, handler, theirs))
+            return ours
+        raise DeadlineError(f"{peer_id} did not answer in {OPEN_TIMEOUT_S:g} s to {protocol}")
+
+    def handler_for(self, wire: Wire, peer_id: PeerId, protocol: str) -> StreamHandler | None:
+        """Give the handler of a protocol if the peer may use it on this connection."""
+        found = self._handlers.get(protocol)
+        if found is None or (wire.access.get(peer_id) is not Access.MEMBER and not found[1]):
+            return None
+        return found[0]
+
+    async def serve(self, protocol: str, handler: StreamHandler, stream: MemoryStream) -> None:
+        """Run a handler: close the stream when it returns, reset it when it raises."""
+        broken = True
+        try:
+            await handler(stream)
+            broken = False
+        except Exception:
+            _logger.exception("the handler of %s failed for %s", protocol, stream.remote)
+        finally:
+            with trio.CancelScope(shield=True):
+                await (stream.reset() if broken else stream.close())
+
+    # --- gossip -----------------------------------------------------------------------------
+
+    def subscribe(self, topic: str) -> trio.MemoryReceiveChannel[GossipMessage]:
+        """Receive a topic's messages (at most once for each topic)."""
+        if not self.subscribes:
+            raise MalformedError("this network was opened without subscriptions")
+        if topic in self._subscriptions:
+            raise MalformedError(f"{topic} is subscribed already")
+        self._subscriptions[topic] = subscription = Subscription()
+        return subscription.channel
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        """Send to all subscribers of a topic that are reachable along connections."""
+        if len(data) > GOSSIP_MESSAGE_BYTES_MAX:
+            raise MalformedError(
+                f"a gossip message has at most {GOSSIP_MESSAGE_BYTES_MAX} bytes, not {len(data)}"
+            )
+        await trio.lowlevel.checkpoint()
+        message = GossipMessage(self.local, bytes(data))
+        seen = {self.local}
+        todo: list[tuple[MemoryNetwork, float]] = [(self, 0.0)]
+        while todo:
+            relay, delay_s = todo.pop(0)
+            for other, hop_s in relay.gossip_hops():
+                subscription = other._subscriptions.get(topic)
+                if other.local in seen or subscription is None:
+                    continue
+                if self.hub.random_for(relay.local, other.local).random() < self.hub.gossip_loss:
+                    continue
+                seen.add(other.local)
+                todo.append((other, delay_s + hop_s))
+                other.deliver_after(delay_s + hop_s, subscription, message)
+
+    def gossip_hops(self) -> list[tuple[MemoryNetwork, float]]:
+        """Give the members next to us and the delay to each, in a fixed order."""
+        hops: dict[PeerId, tuple[MemoryNetwork, float]] = {}
+        for wire in self._wires:
+            other = wire.other(self)
+            members = all(wire.access.get(end.local) is Access.MEMBER for end in wire.ends)
+            if members and not wire.held and other.local not in hops:
+                hops[other.local] = (other, wire.draw_delay_s())
+        return [hops[peer_id] for peer_id in sorted(hops)]
+
+    def deliver_after(
+        self, delay_s: float, subscription: Subscription, message: GossipMessage
+    ) -> None:
+        """Put a message into a subscription after a delay."""
+        if delay_s <= 0:
+            subscription.put(message)
+            return
+
+        async def deliver() -> None:
+            await trio.sleep(delay_s)
+            subscription.put(message)
+
+        self.start_soon(deliver)
+
+    # --- directory --------------------------------------------------------------------------
+
+    async def _servers(self) -> list[MemoryNetwork]:
+        """Give the members that serve the directory and can be reached."""
+        await trio.sleep(self.hub.draw_delay_s(self.local, self.local))
+        if not self.gossip_hops():
+            return []
+        return [
+            network
+            for peer_id, network in sorted(self.hub.networks.items())
+            if network is not self
+            and network.directory_server
+            and network.network_id == self.network_id
+            and network.gossip_hops()
+            and not self.hub.silent_between(self.local, peer_id)
+        ]
+
+    async def provide(self, key: bytes) -> None:
+        """Say on the directory that we provide a key."""
+        servers = await self._servers()
+        if not servers:
+            raise PeerUnavailableError("no peer of the directory took the announcement")
+        for server in servers:
+            server.providers.setdefault(key, {})[self.local] = self.addresses()
+
+    async def find_providers(self, key: bytes) -> list[Provider]:
+        """Ask the directory who provides a key."""
+        found: dict[PeerId, tuple[str, ...]] = dict(self.providers.get(key, {}))
+        for server in await self._servers():
+            found.update(server.providers.get(key, {}))
+        return [Provider(peer_id, addresses) for peer_id, addresses in found.items()]
+
+    async def put_record(self, key: bytes, value: bytes) -> None:
+        """Store a record that passes the RecordCheck."""
+        if len(value) > RECORD_BYTES_MAX:
+            raise MalformedError(f"a record has at most {RECORD_BYTES_MAX} bytes")
+        sequence = self._record_check(key, value)
+        if key in self.records and self._record_check(key, self.records[key]) > sequence:
+            raise StaleError("a newer record is stored already")
+        self.records[key] = value
+        servers = await self._servers()
+        if not servers:
+            raise PeerUnavailableError("there is no peer of the directory to keep the record")
+        for server in servers:
+            server.keep_record(key, value)
+
+    def keep_record(self, key: bytes, value: bytes) -> None:
+        """Keep another peer's record if it is valid and not older than ours."""
+        try:
+            sequence = self._record_check(key, value)
+            if key in self.records and self._record_check(key, self.records[key]) > sequence:
+                return
+        except P2PError:
+            return
+        self.records[key] = value
+
+    async def get_record(self, key: bytes) -> bytes | None:
+        """Look a record up on the directory, newest wins."""
+        best: bytes | None = None
+        best_sequence = -1
+        for network in [self, *await self._servers()]:
+            value = network.records.get(key)
+            if value is None:
+                continue
+            try:
+                sequence = self._record_check(key, value)
+            except P2PError:
+                continue
+            if sequence > best_sequence:
+                best, best_sequence = value, sequence
+        return best
