@@ -1,0 +1,1 @@
+"""The agent: the node's control side. It talks to the network and never touches the model."""

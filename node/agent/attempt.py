@@ -1,0 +1,138 @@
+"""Owns one attempt at the node: from an accepted offer to the final receipt.
+
+States: ACCEPTED (the runtime has the prompt, nothing may leave) -> RUNNING (a voucher is there) ->
+ENDED. Every output carries a receipt over everything so far, so that the work is proved at each
+moment.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+
+from p2p.clock import Clock
+from p2p.codec import Message
+from p2p.job_messages import (
+    OUTPUT_HASH_START,
+    Accept,
+    AcceptFrame,
+    DeliveryCount,
+    EndFrame,
+    NodeReceipt,
+    Offer,
+    OutputFrame,
+    next_output_hash,
+)
+from p2p.signing import KeyPair, Signed
+from p2p.types import NetworkId
+
+
+class AttemptState(enum.Enum):
+    """Where an attempt stands."""
+
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+class Attempt:
+    """One attempt; the runtime's sink (`on_output`, `on_end` are called by its reader)."""
+
+    def __init__(
+        self,
+        *,
+        session_number: int,
+        offer: Offer,
+        offer_hash: bytes,
+        model_id: bytes,
+        runtime_number: int,
+        input_tokens: int,
+        output_tokens_max: int,
+        key_pair: KeyPair,
+        network: NetworkId,
+        clock_ms: Clock,
+        send: Callable[[Message], None],
+        on_ended: Callable[[Attempt], None],
+    ) -> None:
+        """Begin in ACCEPTED; `send` queues a message to the gateway."""
+        self.session_number = session_number
+        self.offer = offer
+        self.offer_hash = offer_hash
+        self.runtime_number = runtime_number
+        self.state = AttemptState.ACCEPTED
+        self.output_tokens = 0
+        self.delivery: Signed | None = None
+        self.started_ms = clock_ms()
+        self.ended_at_ms = 0
+        self._model_id = model_id
+        self._input_tokens = input_tokens
+        self._output_tokens_max = output_tokens_max
+        self._key_pair = key_pair
+        self._network = network
+        self._clock_ms = clock_ms
+        self._send = send
+        self._on_ended = on_ended
+        self._output_hash = OUTPUT_HASH_START
+
+    def accept(self) -> None:
+        """Tell the gateway the exact input count."""
+        offer = self.offer
+        document = Accept(
+            offer.job_id,
+            offer.attempt,
+            self.offer_hash,
+            self._input_tokens,
+            self._output_tokens_max,
+        )
+        signed = self._key_pair.sign(self._network, document)
+        self._send(AcceptFrame(self.session_number, signed))
+
+    def on_output(self, token_ids: tuple[int, ...], text: str) -> None:
+        """Send new output with the running receipt over it."""
+        if self.state is not AttemptState.RUNNING:
+            return
+        self.output_tokens += len(token_ids)
+        self._output_hash = next_output_hash(self._output_hash, token_ids, text)
+        receipt = self._receipt(final=False, finish_reason="")
+        self._send(OutputFrame(self.session_number, token_ids, text, receipt))
+
+    def on_end(self, outcome: str, detail: str) -> None:
+        """Send the final receipt and be done."""
+        if self.state is AttemptState.ENDED:
+            return
+        ran = self.state is AttemptState.RUNNING
+        self.state = AttemptState.ENDED
+        receipt = self._receipt(final=True, finish_reason=outcome) if ran else None
+        self._send(EndFrame(self.session_number, outcome, detail[:1000], receipt))
+        self._on_ended(self)
+
+    def note_delivery(self, signed: Signed, count: DeliveryCount) -> bool:
+        """Keep the newest verified acknowledgement; False if it is not about this work."""
+        if count.job_id != self.offer.job_id or count.attempt != self.offer.attempt:
+            return False
+        if count.offer_hash != self.offer_hash or count.output_tokens > self.output_tokens:
+            return False
+        self.delivery = signed
+        return True
+
+    def _receipt(self, *, final: bool, finish_reason: str) -> Signed:
+        offer = self.offer
+        document = NodeReceipt(
+            job_id=offer.job_id,
+            attempt=offer.attempt,
+            offer_hash=self.offer_hash,
+            hold_id=offer.hold_id,
+            gateway_id=offer.gateway_id,
+            request_hash=offer.request_hash,
+            model_digest=offer.model_digest,
+            model_id=self._model_id,
+            output_hash=self._output_hash,
+            input_tokens=self._input_tokens,
+            output_tokens=self.output_tokens,
+            started_ms=self.started_ms,
+            at_ms=self._clock_ms(),
+            final=final,
+            finish_reason=finish_reason,
+            seed=offer.seed,
+        )
+        return self._key_pair.sign(self._network, document)

@@ -1,0 +1,94 @@
+"""Owns the rules by which a node takes or refuses an offer, and believes a voucher. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from p2p.certificates import Certificate
+from p2p.errors import RefusedError, UntrustedError
+from p2p.freshness import check_times
+from p2p.job_messages import Offer
+from p2p.ledger_messages import Voucher
+from p2p.network_configuration import NetworkConfiguration, terms_allowed
+from p2p.prices import charge
+from p2p.types import PeerId, Role
+
+TIME_TO_WORK_MS_MIN = 250
+"""Less than this before the deadline is not worth starting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What the node can take at this moment."""
+
+    jobs: int
+    jobs_max: int
+    runtime_ready: bool
+    draining: bool
+
+
+def check_offer(
+    offer: Offer,
+    *,
+    node_id: PeerId,
+    gateway_id: PeerId,
+    gateway: Certificate | None,
+    configuration: NetworkConfiguration,
+    model_digest: bytes,
+    capacity: Capacity,
+    now_ms: int,
+) -> None:
+    """Decide whether a verified offer may be taken.
+
+    Args:
+        gateway_id: who is at the other end of the session (and signed the offer).
+        gateway: its certificate, None if it has no valid one any more.
+        model_digest: SHA-256 of the model file that this node serves.
+    Raises: RefusedError with one of `p2p.job_messages.REFUSALS`.
+    """
+    if gateway is None or gateway.role is not Role.GATEWAY:
+        raise RefusedError("not_entitled", "only a certified gateway may offer jobs")
+    if configuration.is_banned(gateway_id):
+        raise RefusedError("not_entitled", "this gateway is banned")
+    if offer.gateway_id != gateway_id or offer.node_id != node_id:
+        raise RefusedError("not_entitled", "the offer names another gateway or node")
+    if hashlib.sha256(offer.request).digest() != offer.request_hash:
+        raise RefusedError("not_entitled", "the request does not match its hash")
+    _check_terms(offer, configuration, model_digest)
+    if capacity.draining:
+        raise RefusedError("draining", "this node is leaving")
+    if not capacity.runtime_ready:
+        raise RefusedError("runtime", "the runtime is starting", 1.0)
+    if capacity.jobs >= capacity.jobs_max:
+        raise RefusedError("busy", f"{capacity.jobs} jobs are running or waiting", 1.0)
+    if offer.deadline_ms - now_ms < TIME_TO_WORK_MS_MIN:
+        raise RefusedError("deadline", "the deadline is too close")
+    if offer.deadline_ms - now_ms > configuration.limits.job_deadline_s_max * 1000 + 60_000:
+        raise RefusedError("deadline", "the deadline is later than the configuration allows")
+
+
+def _check_terms(offer: Offer, configuration: NetworkConfiguration, model_digest: bytes) -> None:
+    model = configuration.model_with_digest(model_digest)
+    if offer.model_digest != model_digest or model is None:
+        raise RefusedError("model_not_served", "this node does not serve that model")
+    if offer.terms.model_name != model.name or not terms_allowed(configuration, offer.terms):
+        raise RefusedError("price", "the terms differ from the network's configuration")
+    if offer.maximum < charge(offer.terms, offer.input_tokens_max, offer.output_tokens_max):
+        raise RefusedError("price", "the hold is smaller than the job could cost")
+    if len(offer.resume_tokens) > offer.output_tokens_max:
+        raise RefusedError("bad_request", "more resumed tokens than the job may produce")
+
+
+def check_voucher(voucher: Voucher, offer: Offer, now_ms: int) -> None:
+    """Check that a verified voucher pays for this offer.
+
+    Raises: UntrustedError (StaleError if it has expired).
+    """
+    check_times(voucher.issued_ms, voucher.expires_ms, now_ms)
+    if (voucher.hold_id, voucher.job_id) != (offer.hold_id, offer.job_id):
+        raise UntrustedError("the voucher is for another job")
+    if voucher.gateway_id != offer.gateway_id:
+        raise UntrustedError("the voucher is for another gateway")
+    if voucher.maximum < offer.maximum or voucher.terms != offer.terms:
+        raise UntrustedError("the voucher promises less than the offer")

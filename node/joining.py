@@ -1,0 +1,139 @@
+"""Owns how a node gets its certificate, and keeps it.
+
+A certificate is kept in the data folder and renewed when less than a third of its life is left.
+Without a valid one the node is a newcomer: it asks a bootstrap's admission protocol, and connects
+again as a member with what it got.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import trio
+
+from p2p.account_file import AccountKeys
+from p2p.admission import JOIN, JoinResult, join_request
+from p2p.calls import ADMISSION_PROTOCOL, CallLink
+from p2p.certificates import Chain, verify_chain
+from p2p.clock import Clock
+from p2p.codec import decode_message, encode_message
+from p2p.configuration_book import ConfigurationBook
+from p2p.errors import P2PError, UntrustedError
+from p2p.member_files import load_chain, store_chain
+from p2p.membership import Membership
+from p2p.network import Network
+from p2p.types import PeerId, Role
+from p2p.uplink import Uplink
+
+log = logging.getLogger(__name__)
+
+
+class NodeStanding:
+    """The node's certificate: loaded, asked for, renewed."""
+
+    def __init__(
+        self,
+        membership: Membership,
+        account: AccountKeys,
+        configuration: ConfigurationBook,
+        path: Path,
+        *,
+        software: str,
+        clock_ms: Clock,
+    ) -> None:
+        """Use the certificate in `path` if it is still good (for this node and account)."""
+        self._membership = membership
+        self._account = account
+        self._configuration = configuration
+        self._path = path
+        self._software = software
+        self._clock_ms = clock_ms
+        self._load()
+
+    @property
+    def certified(self) -> bool:
+        """Whether there is a certificate with some life left."""
+        return bool(self._membership.chain) and self.renew_in_s() > -60
+
+    def renew_in_s(self) -> float:
+        """Seconds until two thirds of the certificate's life are over (negative: overdue)."""
+        if not self._membership.chain:
+            return 0.0
+        try:
+            certificate = verify_chain(
+                self._membership.chain,
+                self._membership.network,
+                self._membership.key_pair.peer_id,
+                self._clock_ms(),
+            )
+        except P2PError:
+            return float("-inf")
+        life_ms = certificate.expires_ms - certificate.issued_ms
+        return (certificate.issued_ms + life_ms * 2 / 3 - self._clock_ms()) / 1000
+
+    async def join(self, network: Network, bootstraps: tuple[str, ...]) -> None:
+        """Get a certificate as a newcomer; tries until a bootstrap grants one.
+
+        Raises: WrongNetworkError if all bootstraps belong to another network.
+        """
+        done = trio.Event()
+
+        async def greeting(link: CallLink) -> None:
+            await self._ask(link)
+            done.set()
+
+        uplink = Uplink(network, bootstraps, protocol=ADMISSION_PROTOCOL, greeting=greeting)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(uplink.run)
+            await done.wait()
+            nursery.cancel_scope.cancel()
+        for peer_id in network.peers():  # they greeted a newcomer: come back as a member
+            await network.disconnect(peer_id)
+
+    async def keep(self, uplink: Uplink) -> None:
+        """Renew the certificate over the uplink before it ends, for as long as the node runs."""
+        while True:
+            await trio.sleep(max(5.0, min(3600.0, self.renew_in_s())))
+            if self.renew_in_s() > 0:
+                continue
+            try:
+                self._take(await uplink.call(JOIN, self._request()))
+            except P2PError as error:
+                log.warning("the certificate could not be renewed: %s", error)
+
+    def _request(self) -> bytes:
+        key_pair, network = self._membership.key_pair, self._membership.network
+        return encode_message(
+            join_request(key_pair, self._account, network, self._software, self._clock_ms())
+        )
+
+    async def _ask(self, link: CallLink) -> None:
+        self._take(await link.call(JOIN, self._request()))
+
+    def _take(self, answer: bytes) -> None:
+        result = decode_message(answer, JoinResult)
+        self._configuration.offer(result.configuration)
+        self._check(result.chain)
+        store_chain(self._path, result.chain)
+        self._membership.chain = result.chain
+        log.info("certified as a node until the certificate's end")
+
+    def _check(self, chain: Chain) -> None:
+        peer_id: PeerId = self._membership.key_pair.peer_id
+        certificate = verify_chain(chain, self._membership.network, peer_id, self._clock_ms())
+        if certificate.role is not Role.NODE:
+            raise UntrustedError(f"this is a certificate for a {certificate.role}, not for a node")
+        if certificate.account_id != self._account.account_id:
+            raise UntrustedError("this certificate names another account")
+
+    def _load(self) -> None:
+        if not self._path.exists():
+            return
+        try:
+            chain = load_chain(self._path)
+            self._check(chain)
+        except P2PError as error:
+            log.warning("%s is not usable (%s): asking for a new certificate", self._path, error)
+            return
+        self._membership.chain = chain

@@ -1,0 +1,337 @@
+"""Owns continuous batching: which tokens of which jobs go into the next step, and what comes of it.
+
+Theory of operation. Each running job has a slot: one sequence of the model's cache. Every step
+makes one batch: the last token of each job that generates, and a share of the prompt of each job
+that does not yet, bounded so that a long prompt does not stall the others. Jobs join and leave at
+any step. A job's cache is dropped when it ends: nothing of one request is reused for another,
+because the time to first token would tell what others asked (sharing within an account is a later
+decision).
+
+Resumed tokens stand behind the prompt and go through the sampler and the text stream without
+being emitted; since the draw depends on (seed, position) only, the output continues as if it had
+never been interrupted.
+
+This file knows the rules and no library: the model is behind `Model` (see `llama_engine`).
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from node.errors import RuntimeRefusedError
+from node.limits import PREFILL_TOKENS_PER_STEP_MAX
+from node.runtime.chat_template import ChatTemplate
+from node.runtime.engine import (
+    End,
+    EngineFacts,
+    EngineJob,
+    EngineStats,
+    JobRequest,
+    Output,
+    StepResult,
+)
+from node.runtime.sampling import SamplingSettings, read_request
+from node.runtime.text_stream import TextStream
+
+_SPEED_WINDOW_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive tokens of one sequence for one step.
+
+    `sampled`: logits of the last one are wanted.
+    """
+
+    sequence: int
+    position: int
+    tokens: Sequence[int]
+    sampled: bool
+
+
+class Sampler(Protocol):
+    """Draws the tokens of one job."""
+
+    def sample(self, row: int, position: int) -> int:
+        """Draw the token of output position `position` from a row of the last batch."""
+        ...
+
+    def replay(self, token: int) -> bool:
+        """Take a token that was drawn elsewhere; False if this job could not have produced it."""
+        ...
+
+    def close(self) -> None:
+        """Free what the sampler holds. More than once is allowed."""
+        ...
+
+
+class Model(Protocol):
+    """What batching needs of a loaded model with its cache."""
+
+    facts: EngineFacts
+    template: ChatTemplate
+
+    def tokenize(self, prompt: str) -> list[int]:
+        """Give the tokens of a rendered prompt."""
+        ...
+
+    def piece(self, token: int) -> bytes:
+        """Give the bytes that a token stands for."""
+        ...
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends a generation."""
+        ...
+
+    def new_sampler(self, settings: SamplingSettings, seed: int) -> Sampler:
+        """Make the sampler of one job.
+
+        Raises: RuntimeRefusedError if the settings are impossible.
+        """
+        ...
+
+    def decode(self, chunks: Sequence[Chunk]) -> list[int]:
+        """Compute one batch; gives for each chunk the row of its logits. Raises: RuntimeError."""
+        ...
+
+    def forget(self, sequence: int) -> None:
+        """Drop a sequence from the cache."""
+        ...
+
+
+@dataclass(slots=True)
+class Job:
+    """One job from preparation to its end. `todo` are tokens that the cache does not have yet."""
+
+    number: int
+    input_tokens: int
+    output_tokens_max: int
+    todo: list[int]
+    produced: int
+    sampler: Sampler
+    stream: TextStream
+    slot: int = -1
+    position: int = 0
+    cancelled: bool = False
+
+
+@dataclass(slots=True)
+class _Speed:
+    """Output tokens over busy time, with older steps fading out."""
+
+    tokens: float = 0.0
+    busy_s: float = 0.0
+
+    def add(self, tokens: int, elapsed_s: float) -> None:
+        fade = max(0.0, 1.0 - elapsed_s / _SPEED_WINDOW_S)
+        self.tokens = self.tokens * fade + tokens
+        self.busy_s = self.busy_s * fade + elapsed_s
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.busy_s if self.busy_s > 0 else 0.0
+
+
+@dataclass(slots=True)
+class BatchingEngine:
+    """The engine port on top of a `Model`."""
+
+    model: Model
+    clock_s: Callable[[], float] = time.perf_counter
+    _running: dict[int, Job] = field(default_factory=dict)
+    _waiting: deque[Job] = field(default_factory=deque)
+    _free_slots: list[int] = field(init=False)
+    _stats: EngineStats = field(default_factory=EngineStats)
+    _speed: _Speed = field(default_factory=_Speed)
+
+    def __post_init__(self) -> None:
+        self._free_slots = list(range(self.model.facts.slots))
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What was loaded, and how."""
+        return self.model.facts
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._running or self._waiting)
+
+    def prepare(self, request: JobRequest) -> Job:
+        """Validate, render and tokenise; replay what another node produced.
+
+        Raises: RuntimeRefusedError `bad_request`, `unsupported` or `context_length_exceeded`.
+        """
+        chat = read_request(request.request)
+        prompt = self.model.tokenize(self.model.template.render(chat.messages, chat.tools))
+        context = self.facts.context_tokens
+        if not prompt:
+            raise RuntimeRefusedError("bad_request", "the prompt is empty")
+        if len(prompt) >= context:
+            raise RuntimeRefusedError(
+                "context_length_exceeded",
+                f"the prompt has {len(prompt)} tokens; this model's context has {context}, "
+                "of which at least one must be left for the answer",
+                input_tokens=len(prompt),
+                context_tokens=context,
+            )
+        output_max = min(request.output_tokens_max, context - len(prompt))
+        if chat.output_tokens_max is not None:
+            output_max = min(output_max, chat.output_tokens_max)
+        if output_max < 1:
+            raise RuntimeRefusedError("bad_request", "at least one output token must be allowed")
+        if len(request.resume_tokens) > output_max:
+            raise RuntimeRefusedError(
+                "bad_request", f"more than {output_max} tokens cannot be resumed for this job"
+            )
+        job = Job(
+            number=request.number,
+            input_tokens=len(prompt),
+            output_tokens_max=output_max,
+            todo=prompt + list(request.resume_tokens),
+            produced=len(request.resume_tokens),
+            sampler=self.model.new_sampler(chat.sampling, request.seed),
+            stream=TextStream(chat.stop_strings),
+        )
+        self._replay(job, request.resume_tokens)
+        return job
+
+    def _replay(self, job: Job, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            valid = 0 <= token < self.facts.vocabulary_size and not self.model.is_end(token)
+            if not valid or job.stream.stopped or not job.sampler.replay(token):
+                job.sampler.close()
+                raise RuntimeRefusedError(
+                    "bad_request", "the tokens to resume cannot be this job's output"
+                )
+            job.stream.feed(self.model.piece(token))
+
+    def discard(self, job: EngineJob) -> None:
+        """Free a prepared job that was never started."""
+        assert isinstance(job, Job)
+        job.sampler.close()
+
+    def start(self, job: EngineJob) -> None:
+        """Let a prepared job join at the next step."""
+        assert isinstance(job, Job)
+        self._waiting.append(job)
+
+    def cancel(self, number: int) -> None:
+        """End a job at the next step; unknown numbers are ignored."""
+        for job in (*self._running.values(), *self._waiting):
+            if job.number == number:
+                job.cancelled = True
+
+    def stats(self) -> EngineStats:
+        """Give the counters."""
+        self._stats.running = len(self._running)
+        self._stats.waiting = len(self._waiting)
+        self._stats.tokens_per_second = self._speed.tokens_per_second
+        return self._stats
+
+    def step(self) -> StepResult:
+        """Advance everything that runs by one batch."""
+        result = StepResult()
+        self._drop_cancelled(result)
+        self._place(result)
+        planned = self._plan()
+        if not planned:
+            return result
+        started_s = self.clock_s()
+        try:
+            rows = self.model.decode([chunk for _, chunk in planned])
+        except RuntimeError as error:
+            for job, _ in planned:
+                self._end(job, "failed", str(error), result)
+            return result
+        before = self._stats.output_tokens
+        for (job, chunk), row in zip(planned, rows, strict=True):
+            self._advance(job, chunk, row, result)
+        self._stats.steps += 1
+        self._speed.add(self._stats.output_tokens - before, self.clock_s() - started_s)
+        return result
+
+    def _drop_cancelled(self, result: StepResult) -> None:
+        for job in [job for job in self._running.values() if job.cancelled]:
+            self._end(job, "cancelled", "", result)
+        for job in [job for job in self._waiting if job.cancelled]:
+            self._waiting.remove(job)
+            self._end(job, "cancelled", "", result)
+
+    def _place(self, result: StepResult) -> None:
+        """Give waiting jobs the lowest free slots; each has room for a whole context.
+
+        llama.cpp computes sequences together when their numbers follow each other without a gap.
+        """
+        while self._waiting and self._free_slots:
+            job = self._waiting.popleft()
+            if job.stream.stopped:
+                self._end(job, "stop", "", result)
+            elif job.produced >= job.output_tokens_max:
+                self._end(job, "length", "", result)
+            else:
+                job.slot = heapq.heappop(self._free_slots)
+                self._running[job.slot] = job
+
+    def _plan(self) -> list[tuple[Job, Chunk]]:
+        """Take one token of each generating job and equal shares of the prompts of the others."""
+        jobs = sorted(self._running.values(), key=lambda job: len(job.todo))
+        budget = PREFILL_TOKENS_PER_STEP_MAX
+        planned = []
+        for index, job in enumerate(jobs):
+            size = 1
+            if len(job.todo) > 1:
+                size = min(len(job.todo), max(1, budget // (len(jobs) - index)))
+                budget -= size
+            tokens = job.todo[:size]
+            sampled = size == len(job.todo)
+            planned.append((job, Chunk(job.slot, job.position, tokens, sampled)))
+        planned.sort(key=lambda item: item[1].sequence)
+        return planned
+
+    def _advance(self, job: Job, chunk: Chunk, row: int, result: StepResult) -> None:
+        job.position += len(chunk.tokens)
+        if len(job.todo) > 1:
+            self._stats.prefill_tokens += len(chunk.tokens)
+        if not chunk.sampled:
+            del job.todo[: len(chunk.tokens)]
+            return
+        token = job.sampler.sample(row, job.produced)
+        if token < 0:
+            return self._end(job, "failed", "no token satisfies the request", result)
+        if self.model.is_end(token):
+            return self._end(job, "stop", "", result)
+        job.todo = [token]
+        job.produced += 1
+        self._stats.output_tokens += 1
+        text = job.stream.feed(self.model.piece(token))
+        finished = job.stream.stopped or job.produced >= job.output_tokens_max
+        if finished and not job.stream.stopped:
+            text += job.stream.finish()
+            result.ends.append(End(job.number, "length"))
+            self._release(job)
+        elif finished:
+            result.ends.append(End(job.number, "stop"))
+            self._release(job)
+        result.outputs.append(Output(job.number, (token,), text))
+
+    def _end(self, job: Job, outcome: str, detail: str, result: StepResult) -> None:
+        """End a job that gets no more tokens; text that was held back belongs to the answer."""
+        text = job.stream.finish() if outcome in ("stop", "length") else ""
+        if text:
+            result.outputs.append(Output(job.number, (), text))
+        result.ends.append(End(job.number, outcome, detail))
+        self._release(job)
+
+    def _release(self, job: Job) -> None:
+        job.sampler.close()
+        if job.slot >= 0:
+            self.model.forget(job.slot)
+            del self._running[job.slot]
+            heapq.heappush(self._free_slots, job.slot)
+            job.slot = -1

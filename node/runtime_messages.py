@@ -1,0 +1,186 @@
+"""Owns the messages between the agent and its runtime process.
+
+Theory of operation. The runtime is a child process of the agent. Frames of `p2p.wire` travel over
+its stdin and stdout; the bytes are trusted no more than those of a peer, because a model file may
+be hostile.
+
+    agent                                     runtime
+                            ◀───────────────   Ready(facts) | StartFailed(reason)
+      Prepare(n, request)   ───────────────▶   validate, render, tokenise; no model time is used yet
+                            ◀───────────────   Prepared(n, exact input count) | Rejected(n, code)
+      Start(n)              ───────────────▶   the sequence joins the running batch at the next step
+                            ◀───────────────   Step(every sequence's new tokens) ...
+      Cancel(n)             ───────────────▶   at any time, also before Start and after the end
+                            ◀───────────────   Ended(n, outcome): once for each started job
+      Ping(p)               ───────────────▶   answered by the engine's thread between two steps
+                            ◀───────────────   Pong(p), Stats
+
+One step of the engine becomes one frame, with the ends that it brought. The runtime exits when its
+stdin ends. Numbers are chosen by the agent and never used twice. Must stay importable without trio
+or libp2p.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from node.limits import (
+    CONTEXT_TOKENS_MAX,
+    RESUME_TOKENS_MAX,
+    RUNTIME_JOBS_MAX,
+    RUNTIME_TEXT_CHARACTERS_MAX,
+    SLOTS_MAX,
+)
+from p2p.codec import Limit, Message, Range, message
+from p2p.limits import (
+    FRAME_BYTES_MAX,
+    OUTPUT_TOKENS_PER_MESSAGE_MAX,
+    REQUEST_BYTES_MAX,
+    TOKENS_MAX,
+)
+
+JobNumber = Annotated[int, Range(0, 2**53)]
+Tokens = Annotated[int, Range(0, TOKENS_MAX)]
+TokenId = Annotated[int, Range(0, 2**32 - 1)]
+ShortText = Annotated[str, Limit(RUNTIME_TEXT_CHARACTERS_MAX)]
+Count = Annotated[int, Range(0, 2**53)]
+
+OUTCOMES = ("stop", "length", "cancelled", "failed")
+
+
+@message(90)
+@dataclass(frozen=True, slots=True)
+class Ready(Message):
+    """The model is loaded. `reproducible`: output does not depend on what else is in the batch."""
+
+    context_tokens: Annotated[int, Range(1, CONTEXT_TOKENS_MAX)]
+    slots: Annotated[int, Range(1, SLOTS_MAX)]
+    model_description: ShortText
+    build_info: ShortText
+    threads: Annotated[int, Range(1, 4096)]
+    vocabulary_size: Annotated[int, Range(0, 2**31 - 1)]
+    reproducible: bool
+
+
+@message(91)
+@dataclass(frozen=True, slots=True)
+class StartFailed(Message):
+    """The runtime cannot serve this model; it exits after this message."""
+
+    reason: ShortText
+
+
+@message(92)
+@dataclass(frozen=True, slots=True)
+class Prepare(Message):
+    """Check a request and count its input. `output_tokens_max` includes the resumed tokens."""
+
+    number: JobNumber
+    request: Annotated[bytes, Limit(REQUEST_BYTES_MAX)]
+    output_tokens_max: Tokens
+    seed: Annotated[int, Range(0, 2**32 - 1)]
+    resume_tokens: Annotated[tuple[TokenId, ...], Limit(RESUME_TOKENS_MAX)] = ()
+
+
+@message(93)
+@dataclass(frozen=True, slots=True)
+class Prepared(Message):
+    """The request can run: its exact input, and the output bound that the context leaves."""
+
+    number: JobNumber
+    input_tokens: Tokens
+    output_tokens_max: Tokens
+
+
+@message(94)
+@dataclass(frozen=True, slots=True)
+class Rejected(Message):
+    """The request cannot run, and why (codes as in `p2p.job_messages.REFUSALS`)."""
+
+    number: JobNumber
+    code: Annotated[str, Limit(64)]
+    reason: ShortText
+    input_tokens: Tokens = 0
+    context_tokens: Tokens = 0
+
+
+@message(95)
+@dataclass(frozen=True, slots=True)
+class Start(Message):
+    """Run a prepared job."""
+
+    number: JobNumber
+
+
+@message(96)
+@dataclass(frozen=True, slots=True)
+class Cancel(Message):
+    """Stop a job, or forget a prepared one. Unknown numbers are ignored."""
+
+    number: JobNumber
+
+
+@message(97)
+@dataclass(frozen=True, slots=True)
+class StepItem(Message):
+    """What one sequence got in one step. Text may lag behind the tokens (see `text_stream`)."""
+
+    number: JobNumber
+    token_ids: Annotated[tuple[TokenId, ...], Limit(OUTPUT_TOKENS_PER_MESSAGE_MAX)]
+    text: Annotated[str, Limit(FRAME_BYTES_MAX)]
+
+
+@message(98)
+@dataclass(frozen=True, slots=True)
+class Step(Message):
+    """The output of one step of the engine, of all sequences together."""
+
+    items: Annotated[tuple[StepItem, ...], Limit(RUNTIME_JOBS_MAX)]
+
+
+@message(99)
+@dataclass(frozen=True, slots=True)
+class Ended(Message):
+    """A started job is over. `outcome`: stop, length, cancelled or failed."""
+
+    number: JobNumber
+    outcome: Annotated[str, Limit(32)]
+    detail: ShortText
+
+
+@message(100)
+@dataclass(frozen=True, slots=True)
+class Ping(Message):
+    """Asks the engine's thread for a sign of life."""
+
+    number: Count
+
+
+@message(101)
+@dataclass(frozen=True, slots=True)
+class Pong(Message):
+    """The answer to `Ping`, given between two steps."""
+
+    number: Count
+
+
+@message(102)
+@dataclass(frozen=True, slots=True)
+class Stats(Message):
+    """The engine's counters since it started.
+
+    `tokens_per_second`: output of all sequences together, over the recent busy time.
+    """
+
+    running: Count
+    waiting: Count
+    slots: Count
+    tokens_per_second: float
+    steps: Count
+    prefill_tokens: Count
+    output_tokens: Count
+
+
+RuntimeFacts = Ready
+"""What is known about a running runtime: the message itself, there is nothing to translate."""
