@@ -1,0 +1,158 @@
+"""Owns the composition of a bootstrap: admission, configuration, adverts and ledger on one peer."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import trio
+
+from bootstrap.admission_service import AdmissionService
+from bootstrap.advert_directory import AdvertDirectory
+from bootstrap.configuration_service import ConfigurationService
+from bootstrap.errors import BootstrapStartError
+from bootstrap.ledger_service import LedgerService
+from bootstrap.limits import (
+    ADMISSIONS_BURST_PER_PEER,
+    ADMISSIONS_PER_SECOND_PER_PEER,
+    CERTIFICATE_WARNING_S,
+)
+from bootstrap.settings import BootstrapSettings
+from ledger.ledger import Ledger
+from ledger.operations import FoundAccount
+from p2p.adverts import check_record
+from p2p.call_service import handle_calls
+from p2p.calls import ADMISSION_PROTOCOL, CALLS_PROTOCOL
+from p2p.certificates import verify_chain
+from p2p.clock import Clock, system_clock_ms
+from p2p.codec import decode_message
+from p2p.configuration_book import ConfigurationBook
+from p2p.configuration_sync import follow_configuration
+from p2p.errors import P2PError
+from p2p.identity import load_or_create_key
+from p2p.ledger_messages import AccountFounding
+from p2p.listening import choose_listen_addresses, remember_port
+from p2p.member_files import load_chain
+from p2p.membership import Membership
+from p2p.network import Network
+from p2p.signing import KeyPair, Signed, open_signed
+from p2p.software import SOFTWARE
+from p2p.types import AccountId, PeerId, Role
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningBootstrap:
+    """What is known once it serves."""
+
+    peer_id: PeerId
+    addresses: tuple[str, ...]
+
+
+async def run(
+    settings: BootstrapSettings,
+    *,
+    clock_ms: Clock = system_clock_ms,
+    task_status: trio.TaskStatus[RunningBootstrap] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until cancelled.
+
+    Raises: BootstrapStartError, P2PError or LedgerError, each with one line for the operator.
+    """
+    from p2p.libp2p_adapter import open_libp2p_network
+
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    network_id = settings.network_id
+    key_pair = load_or_create_key(settings.data_dir / "identity.key")
+    book = ConfigurationBook(network_id, settings.data_dir / "configuration.msgpack")
+    configuration = ConfigurationService(book, settings.configuration)
+    membership = _membership(settings, key_pair, book, clock_ms)
+    port_file = settings.data_dir / "p2p.port"
+    listen = choose_listen_addresses(settings.listen, port_file)
+    ledger = Ledger(settings.ledger_url, network_id, clock_ms=clock_ms)
+
+    def check(key: bytes, value: bytes) -> int:
+        return check_record(network_id, clock_ms(), key, decode_message(value, Signed))
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(ledger.run)
+        async with open_libp2p_network(
+            key_pair, network_id, gate=membership, listen_addresses=listen, record_check=check
+        ) as network:
+            remember_port(network.addresses(), port_file)
+            directory = AdvertDirectory(network_id, clock_ms=clock_ms)
+            _serve_calls(network, membership, configuration, directory, ledger, clock_ms, book)
+            nursery.start_soon(configuration.run, network)
+            nursery.start_soon(follow_configuration, network, book)
+            nursery.start_soon(directory.run, network)
+            log.info("bootstrap %s serves %s", key_pair.peer_id, network_id)
+            task_status.started(RunningBootstrap(key_pair.peer_id, network.addresses()))
+            await trio.sleep_forever()
+
+
+def _membership(
+    settings: BootstrapSettings, key_pair: KeyPair, book: ConfigurationBook, clock_ms: Clock
+) -> Membership:
+    try:
+        chain = load_chain(settings.certificate)
+        certificate = verify_chain(chain, settings.network_id, key_pair.peer_id, clock_ms())
+    except (OSError, P2PError) as error:
+        raise BootstrapStartError(
+            f"certificate {settings.certificate}: {error}; the authority makes one with "
+            f"`resultity network certify --role bootstrap --peer {key_pair.peer_id}`"
+        ) from error
+    if certificate.role is not Role.BOOTSTRAP:
+        raise BootstrapStartError(f"{settings.certificate} certifies a {certificate.role}")
+    left_s = (certificate.expires_ms - clock_ms()) / 1000
+    if left_s < CERTIFICATE_WARNING_S:
+        log.warning("the certificate ends in %.0f hours: have it renewed", left_s / 3600)
+    return Membership(
+        key_pair,
+        settings.network_id,
+        Role.BOOTSTRAP,
+        book,
+        clock_ms=clock_ms,
+        software=SOFTWARE,
+        chain=chain,
+    )
+
+
+def _serve_calls(
+    network: Network,
+    membership: Membership,
+    configuration: ConfigurationService,
+    directory: AdvertDirectory,
+    ledger: Ledger,
+    clock_ms: Clock,
+    book: ConfigurationBook,
+) -> None:
+    async def bind_node(peer_id: PeerId, account_id: AccountId, founding: Signed) -> None:
+        document = open_signed(founding, AccountFounding, network.network_id)
+        await ledger.submit(FoundAccount(founding, document))
+        await ledger.bind_node(peer_id, account_id)
+
+    admission = AdmissionService(membership, book, bind_node, clock_ms=clock_ms)
+    money = LedgerService(
+        ledger, membership.key_pair, network.network_id, lambda: book.current, clock_ms
+    )
+    handle_calls(
+        network,
+        ADMISSION_PROTOCOL,
+        membership,
+        {**admission.handlers(), **configuration.handlers()},
+        newcomers=True,
+        rate_per_s=ADMISSIONS_PER_SECOND_PER_PEER,
+        burst=ADMISSIONS_BURST_PER_PEER,
+    )
+    handle_calls(
+        network,
+        CALLS_PROTOCOL,
+        membership,
+        {
+            **admission.handlers(),
+            **configuration.handlers(),
+            **directory.handlers(),
+            **money.handlers(),
+        },
+    )

@@ -1,0 +1,248 @@
+"""Owns the ledger's calls as a bootstrap answers them.
+
+Theory of operation. The body of each call is an encoded `Signed`. A gateway asks in its own name
+(hold, capture, release, key lookup: the signer is the caller); for account operations and
+statements it is only the courier of a document that an account's key or a mint key signed. What the
+ledger refuses becomes a RefusedError with the ledger's code. A hold is answered with a voucher
+signed by this bootstrap: made after the hold is durable, and the same again if the question is
+repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bootstrap.ledger_checks import (
+    AllowedTerms,
+    account_operation,
+    cached_peer_id,
+    capture_operation,
+    check_fresh,
+    require_role,
+    require_signer,
+)
+from ledger import methods
+from ledger.accounts import namespace_path
+from ledger.errors import (
+    KeyNotAllowedError,
+    KeyProofError,
+    KeyUnknownError,
+    LedgerError,
+    NamespaceUnknownError,
+    NotAuthorizedError,
+)
+from ledger.ledger import Ledger
+from ledger.limits import KEY_CACHE_S
+from ledger.operations import PlaceHold, ReleaseHold
+from ledger.queries import KeyView, account_view, earnings_view, key_view, namespace_view
+from ledger.transfer_rules import check_key_usable
+from p2p.api_keys import lookup_mac, same
+from p2p.calls import Caller, CallHandler
+from p2p.codec import decode_message, encode_message
+from p2p.errors import RefusedError
+from p2p.freshness import check_times
+from p2p.ledger_messages import (
+    CaptureRequest,
+    EarningsRequest,
+    EarningsStatement,
+    HoldRequest,
+    HoldResult,
+    KeyLookup,
+    KeyRecord,
+    ReleaseRequest,
+    Statement,
+    StatementRequest,
+    Voucher,
+)
+from p2p.limits import CLOCK_SKEW_MS_MAX
+from p2p.network_configuration import NetworkConfiguration
+from p2p.signing import KeyPair, Signed, open_signed
+from p2p.types import NetworkId, Role
+
+
+class LedgerService:
+    """Answers the ledger's calls (`ledger.methods`) with one process's ledger."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        key_pair: KeyPair,
+        network_id: NetworkId,
+        configuration: Callable[[], NetworkConfiguration],
+        clock_ms: Callable[[], int],
+    ) -> None:
+        """Serve a running ledger.
+
+        Args:
+            key_pair: the bootstrap's: signs vouchers.
+            configuration: gives the network configuration in force.
+            clock_ms: milliseconds since 1970.
+        """
+        self._ledger = ledger
+        self._key_pair = key_pair
+        self._network_id = network_id
+        self._terms = AllowedTerms(configuration)
+        self._clock_ms = clock_ms
+
+    def handlers(self) -> dict[str, CallHandler]:
+        """Give the handler of each method, for `p2p.calls.serve_calls`."""
+        return {
+            methods.HOLD: _refusing(self._hold),
+            methods.CAPTURE: _refusing(self._capture),
+            methods.RELEASE: _refusing(self._release),
+            methods.KEY_LOOKUP: _refusing(self._key_lookup),
+            methods.STATEMENT: _refusing(self._statement),
+            methods.OPERATION: _refusing(self._operation),
+            methods.EARNINGS: _refusing(self._earnings),
+        }
+
+    # --- the path of a job --------------------------------------------------------------------
+    async def _hold(self, caller: Caller, body: bytes) -> bytes:
+        signed, now_ms = self._from_gateway(caller, body), self._clock_ms()
+        document = open_signed(signed, HoldRequest, self._network_id)
+        check_times(document.issued_ms, document.expires_ms, now_ms)
+        certificate = require_role(caller, Role.GATEWAY)
+        model = self._terms.model_for(document.terms, now_ms)
+        configuration = self._terms.current(now_ms)
+        lifetime_ms_max = configuration.limits.hold_lifetime_s_max * 1000 + CLOCK_SKEW_MS_MAX
+        result = await self._ledger.submit(
+            PlaceHold(
+                signed,
+                document,
+                self._network_id,
+                caller.peer_id,
+                certificate.account_id,
+                bytes.fromhex(model.digest),
+                configuration.fee_rule,
+                lifetime_ms_max,
+            )
+        )
+        return encode_message(
+            HoldResult(self._voucher(caller, document), result.available, result.exists)
+        )
+
+    def _voucher(self, caller: Caller, document: HoldRequest) -> Signed:
+        voucher = Voucher(
+            document.hold_id,
+            document.job_id,
+            caller.peer_id,
+            document.maximum,
+            document.terms,
+            document.issued_ms,
+            document.expires_ms,
+        )
+        return self._key_pair.sign(self._network_id, voucher)
+
+    async def _capture(self, caller: Caller, body: bytes) -> bytes:
+        signed = self._from_gateway(caller, body)
+        document = open_signed(signed, CaptureRequest, self._network_id)
+        operation = capture_operation(self._network_id, signed, document, caller.peer_id)
+        return encode_message(await self._ledger.submit(operation))
+
+    async def _release(self, caller: Caller, body: bytes) -> bytes:
+        signed = self._from_gateway(caller, body)
+        document = open_signed(signed, ReleaseRequest, self._network_id)
+        operation = ReleaseHold(signed, document, caller.peer_id)
+        return encode_message(await self._ledger.submit(operation))
+
+    async def _key_lookup(self, caller: Caller, body: bytes) -> bytes:
+        signed, now_ms = self._from_gateway(caller, body), self._clock_ms()
+        document = open_signed(signed, KeyLookup, self._network_id)
+        check_fresh(document.issued_ms, now_ms)
+        view = await self._proved_key(signed, document)
+        key = view.key
+        check_key_usable(key, now_ms)
+        if key.gateways and caller.peer_id not in key.gateways:
+            raise KeyNotAllowedError(f"API key {key.key_id} does not allow this gateway")
+        return encode_message(
+            KeyRecord(
+                key.key_id,
+                view.account_id,
+                view.namespace_name,
+                key.name,
+                key.expires_ms,
+                key.models,
+                view.available,
+                KEY_CACHE_S,
+            )
+        )
+
+    async def _proved_key(self, signed: Signed, document: KeyLookup | StatementRequest) -> KeyView:
+        view = await self._ledger.read(lambda c: key_view(c, document.key_id))
+        if view is None:
+            raise KeyUnknownError(f"there is no API key {document.key_id}")
+        expected = lookup_mac(
+            view.key.hold_key,
+            self._network_id,
+            cached_peer_id(signed.signer),
+            document.nonce,
+            document.issued_ms,
+        )
+        if not same(expected, document.mac):
+            raise KeyProofError(f"the MAC does not prove possession of {document.key_id}")
+        return view
+
+    # --- accounts -----------------------------------------------------------------------------
+    async def _operation(self, caller: Caller, body: bytes) -> bytes:
+        require_role(caller, Role.GATEWAY, Role.BOOTSTRAP)
+        signed = decode_message(body, Signed)
+        configuration = self._terms.current(self._clock_ms())
+        operation = account_operation(self._network_id, signed, configuration)
+        return encode_message(await self._ledger.submit(operation))
+
+    async def _statement(self, caller: Caller, body: bytes) -> bytes:
+        require_role(caller, Role.GATEWAY, Role.BOOTSTRAP)
+        signed = decode_message(body, Signed)
+        document = open_signed(signed, StatementRequest, self._network_id)
+        check_fresh(document.issued_ms, self._clock_ms())
+        path = namespace_path(document.account_id, document.namespace)
+        if document.key_id:
+            require_signer(caller, signed)
+            view = await self._proved_key(signed, document)
+            check_key_usable(view.key, self._clock_ms())
+            if view.key.namespace != path:
+                raise NotAuthorizedError("this API key belongs to another namespace")
+        else:
+            await self._require_account_key(document.account_id, signed)
+        found = await self._ledger.read(lambda c: namespace_view(c, path))
+        if found is None:
+            raise NamespaceUnknownError(f"there is no namespace {path}")
+        spent = found.granted - found.available - found.held
+        grants = tuple(decode_message(grant, Signed) for grant in found.grants)
+        return encode_message(Statement(found.available, found.held, spent, found.granted, grants))
+
+    async def _earnings(self, caller: Caller, body: bytes) -> bytes:
+        certificate = require_role(caller, Role.NODE, Role.GATEWAY, Role.BOOTSTRAP)
+        signed = decode_message(body, Signed)
+        document = open_signed(signed, EarningsRequest, self._network_id)
+        check_fresh(document.issued_ms, self._clock_ms())
+        own = certificate.account_id == document.account_id
+        if not (own and cached_peer_id(signed.signer) == caller.peer_id):
+            await self._require_account_key(document.account_id, signed)
+        view = await self._ledger.read(lambda c: earnings_view(c, document.account_id))
+        return encode_message(EarningsStatement(view.earned, view.fees, view.legs))
+
+    async def _require_account_key(self, account_id: str, signed: Signed) -> None:
+        account = await self._ledger.read(lambda c: account_view(c, account_id))
+        if account is None or signed.signer not in account.signing_keys:
+            raise NotAuthorizedError("this is not signed by a key of the account")
+
+    def _from_gateway(self, caller: Caller, body: bytes) -> Signed:
+        require_role(caller, Role.GATEWAY)
+        if self._terms.current(self._clock_ms()).is_banned(caller.peer_id):
+            raise RefusedError("not_entitled", "the network's authority has shut this gateway out")
+        signed = decode_message(body, Signed)
+        require_signer(caller, signed)
+        return signed
+
+
+def _refusing(handler: CallHandler) -> CallHandler:
+    """Tell what the ledger refuses as a RefusedError with the ledger's code."""
+
+    async def handle(caller: Caller, body: bytes) -> bytes:
+        try:
+            return await handler(caller, body)
+        except LedgerError as error:
+            raise RefusedError(error.code, str(error), error.retry_after_s) from error
+
+    return handle

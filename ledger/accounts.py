@@ -1,0 +1,45 @@
+"""Owns the names of ledger accounts. Pure.
+
+| name                         | whose                                     | sign of its balance |
+|------------------------------|-------------------------------------------|---------------------|
+| `mint`                       | where all credit comes from               | negative            |
+| `namespace:<account>/<name>` | what a namespace can spend                | never negative      |
+| `held:<account>/<name>`      | what is held for its running jobs         | never negative      |
+| `earnings:<account>`         | what an account's nodes earned            | positive            |
+| `fees:<account>`             | what an account's gateways earned         | positive            |
+| `treasury`                   | the network's fees                        | positive            |
+
+The sum over all of them is zero at every moment.
+"""
+
+from __future__ import annotations
+
+from p2p.types import AccountId
+
+MINT = "mint"
+TREASURY = "treasury"
+
+
+def namespace_path(account_id: AccountId, name: str) -> str:
+    """Give the path that names a namespace everywhere in the ledger: `<account>/<name>`."""
+    return f"{account_id}/{name}"
+
+
+def available_account(path: str) -> str:
+    """Name the ledger account with what a namespace can spend."""
+    return f"namespace:{path}"
+
+
+def held_account(path: str) -> str:
+    """Name the ledger account with what is held of a namespace."""
+    return f"held:{path}"
+
+
+def earnings_account(account_id: AccountId) -> str:
+    """Name the ledger account with what an account's nodes earned."""
+    return f"earnings:{account_id}"
+
+
+def fees_account(account_id: AccountId) -> str:
+    """Name the ledger account with what an account's gateways earned."""
+    return f"fees:{account_id}"

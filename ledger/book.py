@@ -1,0 +1,111 @@
+"""Owns the part of the ledger that one group of operations works on, in memory. Pure.
+
+The store fills a book with every record that the group needs, the rules decide one operation after
+the other against it, and the store writes what is new or changed. An operation that breaks a rule
+raises before anything in the book is touched, so that it alone fails.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ledger.records import (
+    Account,
+    ApiKeyEntry,
+    Binding,
+    Change,
+    GrantEntry,
+    Hold,
+    HoldEnd,
+    KeyUsage,
+    Namespace,
+    PastTransfer,
+    SignedRecord,
+    Transfer,
+)
+
+
+@dataclass(slots=True)
+class Book:
+    """Records by their IDs, and which of them are new or changed (new ones are in both sets).
+
+    `minted`: what each mint key granted in the current epoch. `past`: transfers by ID. A hold
+    without an entry in `ends` is open.
+    """
+
+    accounts: dict[str, Account] = field(default_factory=dict)
+    namespaces: dict[str, Namespace] = field(default_factory=dict)
+    keys: dict[str, ApiKeyEntry] = field(default_factory=dict)
+    usage: dict[str, KeyUsage] = field(default_factory=dict)
+    holds: dict[bytes, Hold] = field(default_factory=dict)
+    ends: dict[bytes, HoldEnd] = field(default_factory=dict)
+    bindings: dict[str, Binding] = field(default_factory=dict)
+    minted: dict[bytes, int] = field(default_factory=dict)
+    past: dict[bytes, PastTransfer] = field(default_factory=dict)
+
+    new_transfers: list[Transfer] = field(default_factory=list)
+    new_holds: list[Hold] = field(default_factory=list)
+    new_ends: list[HoldEnd] = field(default_factory=list)
+    new_grants: list[GrantEntry] = field(default_factory=list)
+    new_records: list[SignedRecord] = field(default_factory=list)
+    new_accounts: set[str] = field(default_factory=set)
+    new_namespaces: set[str] = field(default_factory=set)
+    new_keys: set[str] = field(default_factory=set)
+    new_bindings: set[str] = field(default_factory=set)
+    changed_accounts: set[str] = field(default_factory=set)
+    changed_namespaces: set[str] = field(default_factory=set)
+    changed_keys: set[str] = field(default_factory=set)
+    changed_usage: set[str] = field(default_factory=set)
+    changed_bindings: set[str] = field(default_factory=set)
+
+    def apply(self, change: Change) -> None:
+        """Take over what an operation did."""
+        transfer, namespace = change.transfer, change.namespace
+        if transfer is not None:
+            assert sum([entry.amount for entry in transfer.entries]) == 0
+            assert transfer.transfer_id not in self.past
+            self.past[transfer.transfer_id] = PastTransfer(transfer.content, transfer.result)
+            self.new_transfers.append(transfer)
+        if namespace is not None:
+            assert namespace.available >= 0
+            assert namespace.held >= 0
+            if namespace.path not in self.namespaces:
+                self.new_namespaces.add(namespace.path)
+            self.namespaces[namespace.path] = namespace
+            self.changed_namespaces.add(namespace.path)
+        if change.usage is not None:
+            self.usage[change.usage.key_id] = change.usage
+            self.changed_usage.add(change.usage.key_id)
+        if change.hold is not None:
+            self.holds[change.hold.hold_id] = change.hold
+            self.new_holds.append(change.hold)
+        if change.end is not None:
+            assert change.end.hold_id not in self.ends
+            self.ends[change.end.hold_id] = change.end
+            self.new_ends.append(change.end)
+        if change.hold is None and change.end is None:
+            self._apply_rare(change)
+
+    def _apply_rare(self, change: Change) -> None:
+        if change.record is not None:
+            self.new_records.append(change.record)
+        if change.account is not None:
+            if change.account.account_id not in self.accounts:
+                self.new_accounts.add(change.account.account_id)
+            self.accounts[change.account.account_id] = change.account
+            self.changed_accounts.add(change.account.account_id)
+        if change.key is not None:
+            if change.key.key_id not in self.keys:
+                self.new_keys.add(change.key.key_id)
+                self.usage[change.key.key_id] = KeyUsage(change.key.key_id, 0, 0)
+            self.keys[change.key.key_id] = change.key
+            self.changed_keys.add(change.key.key_id)
+        if change.grant is not None:
+            grant = change.grant
+            self.minted[grant.mint_key] = self.minted.get(grant.mint_key, 0) + grant.amount
+            self.new_grants.append(grant)
+        if change.binding is not None:
+            if change.binding.peer_id not in self.bindings:
+                self.new_bindings.add(change.binding.peer_id)
+            self.bindings[change.binding.peer_id] = change.binding
+            self.changed_bindings.add(change.binding.peer_id)

@@ -1,0 +1,225 @@
+"""Owns the error tree of the ledger. Each leaf has a stable `code` that is told to the caller.
+
+LedgerError
+├── RequestError              the request breaks a rule: repeating it as it is will not help
+│   ├── InsufficientFundsError    insufficient_funds
+│   ├── ConflictError             id_conflict
+│   ├── AccountUnknownError       account_unknown
+│   ├── NamespaceUnknownError     namespace_unknown
+│   ├── NotAuthorizedError        not_authorized
+│   ├── ValueRefusedError         value_refused
+│   ├── LimitError                limit_reached
+│   ├── GrantCapError             grant_cap
+│   ├── ApiKeyError               everything about one API key
+│   │   ├── KeyUnknownError           key_unknown
+│   │   ├── KeyProofError             key_proof
+│   │   ├── KeyRevokedError           key_revoked
+│   │   ├── KeyExpiredError           key_expired
+│   │   ├── KeyCapError               key_cap
+│   │   └── KeyNotAllowedError        key_not_allowed
+│   ├── HoldError                 everything about one hold
+│   │   ├── HoldUnknownError          hold_unknown
+│   │   ├── HoldEndedError            hold_ended
+│   │   ├── HoldExpiredError          hold_expired
+│   │   └── HoldForeignError          hold_foreign
+│   ├── ReceiptError              receipt_invalid
+│   └── ChargeError               charge_above_hold
+├── LedgerBusyError           ledger_busy: too much is waiting, retry later
+├── StorageError              ledger_storage: the outcome is unknown, repeat with the same ID
+└── IntegrityError            ledger_integrity: the database breaks a rule, no start
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class LedgerError(Exception):
+    """Anything that the ledger reports. `retry_after_s` is None if repeating does not help."""
+
+    code: ClassVar[str] = "ledger"
+    retry_after_s: ClassVar[float | None] = None
+
+
+class RequestError(LedgerError):
+    """The request breaks a rule."""
+
+
+class InsufficientFundsError(RequestError):
+    """The namespace has less than what is needed (both in microcredits)."""
+
+    code = "insufficient_funds"
+
+    def __init__(self, available: int, needed: int) -> None:
+        super().__init__(f"{needed} microcredits are needed, {available} are available")
+        self.available = available
+        self.needed = needed
+
+
+class ConflictError(RequestError):
+    """The ID was used before with other content."""
+
+    code = "id_conflict"
+
+
+class AccountUnknownError(RequestError):
+    """No such account."""
+
+    code = "account_unknown"
+
+
+class NamespaceUnknownError(RequestError):
+    """No such namespace."""
+
+    code = "namespace_unknown"
+
+
+class NotAuthorizedError(RequestError):
+    """Whoever signed this may not do it."""
+
+    code = "not_authorized"
+
+
+class ValueRefusedError(RequestError):
+    """A value in the request is out of its bounds."""
+
+    code = "value_refused"
+
+
+class LimitError(RequestError):
+    """Something is full (the message names the limit)."""
+
+    code = "limit_reached"
+
+
+class GrantCapError(RequestError):
+    """A mint key's grants of this epoch would go above the cap (microcredits)."""
+
+    code = "grant_cap"
+
+    def __init__(self, granted: int, amount: int, cap: int) -> None:
+        super().__init__(
+            f"this mint key granted {granted} of at most {cap} microcredits today, "
+            f"{amount} more are too many"
+        )
+        self.granted = granted
+        self.amount = amount
+        self.cap = cap
+
+
+class ApiKeyError(RequestError):
+    """Something about one API key."""
+
+
+class KeyUnknownError(ApiKeyError):
+    """No such API key."""
+
+    code = "key_unknown"
+
+
+class KeyProofError(ApiKeyError):
+    """The MAC does not prove possession of the key."""
+
+    code = "key_proof"
+
+
+class KeyRevokedError(ApiKeyError):
+    """The key was revoked."""
+
+    code = "key_revoked"
+
+
+class KeyExpiredError(ApiKeyError):
+    """The key's time is over."""
+
+    code = "key_expired"
+
+
+class KeyCapError(ApiKeyError):
+    """The key's credit cap in total would be broken (microcredits)."""
+
+    code = "key_cap"
+
+    def __init__(self, used: int, needed: int, cap: int) -> None:
+        super().__init__(
+            f"this key's total credit cap is {cap} microcredits: {used} are spent or held, "
+            f"{needed} more are needed"
+        )
+        self.used = used
+        self.needed = needed
+        self.cap = cap
+
+
+class KeyNotAllowedError(ApiKeyError):
+    """The key does not allow this model or gateway."""
+
+    code = "key_not_allowed"
+
+
+class HoldError(RequestError):
+    """Something about one hold."""
+
+
+class HoldUnknownError(HoldError):
+    """No such hold."""
+
+    code = "hold_unknown"
+
+
+class HoldEndedError(HoldError):
+    """The hold has ended already; `state` says how."""
+
+    code = "hold_ended"
+
+    def __init__(self, state: str) -> None:
+        super().__init__(f"this hold has ended already: {state}")
+        self.state = state
+
+
+class HoldExpiredError(HoldError):
+    """The hold's time is over, or it would live too long or not at all."""
+
+    code = "hold_expired"
+
+
+class HoldForeignError(HoldError):
+    """The hold belongs to another gateway."""
+
+    code = "hold_foreign"
+
+
+class ReceiptError(RequestError):
+    """A receipt or delivery count cannot be paid on."""
+
+    code = "receipt_invalid"
+
+
+class ChargeError(RequestError):
+    """The charge is higher than what was held (microcredits)."""
+
+    code = "charge_above_hold"
+
+    def __init__(self, charge: int, maximum: int) -> None:
+        super().__init__(f"the charge of {charge} microcredits is above the hold of {maximum}")
+        self.charge = charge
+        self.maximum = maximum
+
+
+class LedgerBusyError(LedgerError):
+    """Too many operations are waiting."""
+
+    code = "ledger_busy"
+    retry_after_s = 1.0
+
+
+class StorageError(LedgerError):
+    """The database failed: nothing was acknowledged; repeat with the same ID."""
+
+    code = "ledger_storage"
+    retry_after_s = 1.0
+
+
+class IntegrityError(LedgerError):
+    """The database breaks a rule that always holds. Nothing is written until it is repaired."""
+
+    code = "ledger_integrity"

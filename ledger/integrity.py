@@ -1,0 +1,111 @@
+"""Owns the check of a whole database against the rules that always hold.
+
+It runs before the ledger starts: a ledger that breaks a rule does not start, because everything
+written on top of it would have to be undone. It reads all entries: about a second for every
+million.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import Connection, text
+
+from ledger.errors import IntegrityError
+
+_CHECKS: tuple[tuple[str, str], ...] = (
+    (
+        "a transfer's entries do not add up to zero",
+        "SELECT transfer FROM ledger_entries GROUP BY transfer HAVING SUM(amount) <> 0",
+    ),
+    (
+        "an entry belongs to no transfer",
+        "SELECT e.transfer FROM ledger_entries e LEFT JOIN ledger_transfers t "
+        "ON t.number = e.transfer WHERE t.number IS NULL",
+    ),
+    (
+        "a namespace's available balance differs from its entries",
+        "SELECT path FROM (SELECT n.path AS path, n.available AS stored, "
+        "COALESCE((SELECT SUM(e.amount) FROM ledger_entries e "
+        "WHERE e.account = 'namespace:' || n.path), 0) AS summed FROM ledger_namespaces n) AS b "
+        "WHERE stored <> summed OR stored < 0",
+    ),
+    (
+        "a namespace's held balance differs from its entries",
+        "SELECT path FROM (SELECT n.path AS path, n.held AS stored, "
+        "COALESCE((SELECT SUM(e.amount) FROM ledger_entries e "
+        "WHERE e.account = 'held:' || n.path), 0) AS summed FROM ledger_namespaces n) AS b "
+        "WHERE stored <> summed OR stored < 0",
+    ),
+    (
+        "a namespace's held balance differs from its open holds",
+        "SELECT n.path FROM ledger_namespaces n LEFT JOIN (SELECT namespace, SUM(maximum) AS total "
+        "FROM ledger_holds WHERE state = 'open' GROUP BY namespace) h ON h.namespace = n.path "
+        "WHERE n.held <> COALESCE(h.total, 0)",
+    ),
+    (
+        "an API key's counters differ from its holds",
+        "SELECT k.key_id FROM ledger_api_keys k LEFT JOIN (SELECT key_id, "
+        "SUM(CASE WHEN state = 'open' THEN maximum ELSE 0 END) AS held, SUM(charged) AS spent "
+        "FROM ledger_holds GROUP BY key_id) h ON h.key_id = k.key_id "
+        "WHERE k.held <> COALESCE(h.held, 0) OR k.spent <> COALESCE(h.spent, 0)",
+    ),
+    (
+        "a hold's state does not fit the transfers that it names",
+        "SELECT h.number FROM ledger_holds h "
+        "LEFT JOIN ledger_transfers s ON s.number = h.number AND s.kind = 'hold' "
+        "LEFT JOIN ledger_transfers e ON e.number = h.ended_by AND e.hold_number = h.number "
+        "WHERE s.number IS NULL "
+        "OR (h.state = 'open' AND (h.ended_by IS NOT NULL OR h.charged <> 0)) "
+        "OR (h.state <> 'open' AND (e.kind IS NULL OR e.kind <> CASE h.state "
+        "WHEN 'captured' THEN 'capture' WHEN 'released' THEN 'release' ELSE 'expire' END))",
+    ),
+    (
+        "a hold was ended more than once",
+        "SELECT hold_number FROM ledger_transfers "
+        "WHERE kind IN ('capture', 'release', 'expire') GROUP BY hold_number HAVING COUNT(*) <> 1",
+    ),
+    (
+        "a hold, or the end of one, has a transfer but no matching record",
+        "SELECT t.number FROM ledger_transfers t LEFT JOIN ledger_holds h "
+        "ON h.number = t.hold_number WHERE t.kind <> 'grant' AND (h.number IS NULL OR "
+        "(t.kind <> 'hold' AND (h.ended_by IS NULL OR h.ended_by <> t.number)))",
+    ),
+    (
+        "a grant's amount differs from its entries",
+        "SELECT g.number FROM ledger_grants g LEFT JOIN ledger_entries e "
+        "ON e.transfer = g.number AND e.account = 'mint' "
+        "WHERE e.amount IS NULL OR e.amount <> -g.amount",
+    ),
+    (
+        "credit was made without a grant",
+        "SELECT e.transfer FROM ledger_entries e LEFT JOIN ledger_grants g "
+        "ON g.number = e.transfer WHERE e.account = 'mint' AND g.number IS NULL",
+    ),
+)
+
+
+def check_integrity(connection: Connection) -> None:
+    """Check every rule over the whole database.
+
+    Raises: IntegrityError naming each broken rule and the first record that breaks it.
+    """
+    problems = list(_problems(connection))
+    if problems:
+        raise IntegrityError(
+            "the ledger's database breaks rules that always hold, and nothing is written to it: "
+            + "; ".join(problems)
+            + ". Restore a backup, or find out who changed the database"
+        )
+
+
+def _problems(connection: Connection) -> Iterator[str]:
+    if connection.dialect.name == "sqlite":
+        damage = connection.execute(text("PRAGMA quick_check(1)")).scalar_one()
+        if damage != "ok":
+            yield f"the file is damaged ({damage})"
+            return
+    for meaning, statement in _CHECKS:
+        row = connection.execute(text(statement)).first()
+        if row is not None:
+            yield f"{meaning} ({row[0]})"

@@ -1,0 +1,183 @@
+"""Owns the ledger as the rest of a process sees it: submit an operation, read, sweep.
+
+Theory of operation. `run` opens and checks the database, starts the writing thread and the sweep.
+`submit` queues an operation and waits until the group that carries it is durable; the writing
+thread wakes the trio side once for each group. A task that is cancelled while it waits does not
+know whether its operation was done: it asks again with the same ID.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from ledger.database import open_engine, plain_message, prepare
+from ledger.errors import LedgerError, StorageError
+from ledger.integrity import check_integrity
+from ledger.limits import READERS_MAX, SWEEP_HOLDS_MAX, SWEEP_INTERVAL_S
+from ledger.operations import BindNode, ExpireHold, Operation
+from ledger.queries import expired_holds
+from ledger.store import Store
+from ledger.writer import Ticket, Writer
+from p2p.ledger_messages import TransferResult
+from p2p.types import AccountId, NetworkId, PeerId
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Ledger:
+    """One process's ledger. Usable while `run` runs, from the trio thread."""
+
+    def __init__(
+        self,
+        url: str,
+        network_id: NetworkId,
+        *,
+        clock_ms: Callable[[], int],
+        sweep_interval_s: float = SWEEP_INTERVAL_S,
+    ) -> None:
+        """Keep the ledger of a network in a database.
+
+        Args:
+            url: `sqlite:///<path>` or `postgresql+psycopg://...`.
+            clock_ms: milliseconds since 1970 (called in the writing thread too).
+            sweep_interval_s: seconds between two looks for expired holds.
+        """
+        self._url = url
+        self._network_id = network_id
+        self._clock_ms = clock_ms
+        self._sweep_interval_s = sweep_interval_s
+        self._readers: Engine | None = None
+        self._writer: Writer[trio.Event] | None = None
+        self._reader_limiter = trio.CapacityLimiter(READERS_MAX)
+
+    async def run(self, *, task_status: trio.TaskStatus[Ledger] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled; what was queued before is finished first.
+
+        Raises: IntegrityError (the database breaks a rule or is another network's), StorageError.
+        """
+        engine = open_engine(self._url, writer=True)
+        readers = open_engine(self._url, writer=False)
+        try:
+            await trio.to_thread.run_sync(prepare, engine, self._network_id)
+            self._readers = readers
+            await self.check_integrity()
+            await self._serve(engine, task_status)
+        finally:
+            self._writer = self._readers = None
+            engine.dispose()
+            readers.dispose()
+
+    async def _serve(self, engine: Engine, task_status: trio.TaskStatus[Ledger]) -> None:
+        token = trio.lowlevel.current_trio_token()
+
+        def wake(tickets: list[Ticket[trio.Event]]) -> None:
+            try:
+                token.run_sync_soon(_set_all, tickets)
+            except trio.RunFinishedError:
+                log.debug("%d ledger operations ended after the program", len(tickets))
+
+        writer = Writer(Store(engine), clock_ms=self._clock_ms, on_done=wake)
+        async with trio.open_nursery() as nursery:
+            # Not abandoned on cancel: the nursery waits until the last group is committed.
+            nursery.start_soon(_run_in_thread, writer.run)
+            try:
+                self._writer = writer
+                task_status.started(self)
+                await self._sweep_forever()
+            finally:
+                writer.stop()
+
+    async def submit(self, operation: Operation) -> TransferResult:
+        """Do an operation; returns when it is durable.
+
+        Raises: RequestError (it breaks a rule), LedgerBusyError, StorageError (outcome unknown).
+        """
+        if self._writer is None:
+            raise StorageError("the ledger is not running")
+        ticket = Ticket(operation, trio.Event())
+        self._writer.put(ticket)
+        await ticket.owner.wait()
+        outcome = ticket.outcome
+        assert outcome is not None
+        if isinstance(outcome, LedgerError):
+            raise outcome
+        return outcome
+
+    async def bind_node(self, peer_id: PeerId, account_id: AccountId) -> None:
+        """Say whose earnings a node's work pays from now on (admission calls this).
+
+        Raises: ValueRefusedError, LedgerBusyError, StorageError.
+        """
+        await self.submit(BindNode(peer_id, account_id))
+
+    async def read(self, query: Callable[[Connection], T]) -> T:
+        """Run a query (`ledger.queries`) in a transaction of its own, in a thread.
+
+        Raises: StorageError.
+        """
+        readers = self._readers
+        if readers is None:
+            raise StorageError("the ledger is not running")
+
+        def work() -> T:
+            try:
+                with readers.begin() as connection:
+                    return query(connection)
+            except SQLAlchemyError as error:
+                raise StorageError(f"the database failed: {plain_message(error)}") from error
+
+        return await trio.to_thread.run_sync(work, limiter=self._reader_limiter)
+
+    async def check_integrity(self) -> None:
+        """Check the whole database. Raises: IntegrityError, StorageError."""
+        await self.read(check_integrity)
+
+    async def expire_holds(self, now_ms: int) -> int:
+        """End the holds whose time is over at `now_ms`; gives how many this process ended.
+
+        Several processes may do this at the same time: each hold ends once.
+        """
+        ended = 0
+        while True:
+            due = await self.read(lambda c: expired_holds(c, now_ms, SWEEP_HOLDS_MAX))
+            results: list[TransferResult] = []
+            async with trio.open_nursery() as nursery:
+                for hold_id in due:
+                    nursery.start_soon(self._expire_one, hold_id, now_ms, results)
+            ended += sum(not result.exists for result in results)
+            if len(due) < SWEEP_HOLDS_MAX or not results:
+                return ended
+
+    async def _expire_one(self, hold_id: bytes, now_ms: int, results: list[TransferResult]) -> None:
+        try:
+            results.append(await self.submit(ExpireHold(hold_id, now_ms)))
+        except LedgerError as error:
+            log.warning("hold %s could not be expired: %s", hold_id.hex(), error)
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            await trio.sleep(self._sweep_interval_s)
+            try:
+                count = await self.expire_holds(self._clock_ms())
+            except StorageError as error:
+                log.warning("no sweep of expired holds: %s", error)
+                continue
+            if count:
+                log.info("%d holds expired", count)
+
+
+async def _run_in_thread(work: Callable[[], None]) -> None:
+    # A limiter of its own: this thread lives as long as the ledger and takes nobody's place.
+    await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1))
+
+
+def _set_all(tickets: list[Ticket[trio.Event]]) -> None:
+    for ticket in tickets:
+        ticket.owner.set()

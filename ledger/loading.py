@@ -1,0 +1,241 @@
+"""Owns reading: rows of the database to the records that a group of operations needs."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, func, select, text
+
+from ledger.accounts import namespace_path
+from ledger.book import Book
+from ledger.limits import GRANT_EPOCH_MS
+from ledger.operations import (
+    BindNode,
+    CaptureHold,
+    CreateKey,
+    ExpireHold,
+    FoundAccount,
+    MakeGrant,
+    OpenNamespace,
+    Operation,
+    PlaceHold,
+    ReleaseHold,
+    RevokeKey,
+    transfer_id_of,
+)
+from ledger.records import (
+    Account,
+    ApiKeyEntry,
+    Binding,
+    Hold,
+    HoldEnd,
+    HoldState,
+    KeyUsage,
+    Namespace,
+    PastTransfer,
+)
+from ledger.statements import select_holds, select_past, select_rows
+from ledger.tables import (
+    ACCOUNT_KEYS,
+    ACCOUNTS,
+    API_KEYS,
+    GRANTS,
+    NAMESPACES,
+    NODE_BINDINGS,
+)
+from p2p.codec import decode_message
+from p2p.ledger_messages import TransferResult
+from p2p.prices import FeeRule, PriceTerms
+from p2p.types import AccountId, PeerId, account_id_from_founding
+
+_GRANTS_LOCK = 0x6772_616E_7473
+"""PostgreSQL advisory lock: a cap counts rows that another process may just be adding."""
+
+
+class _Needs:
+    """What the operations of a group name."""
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self.accounts: set[str] = set()
+        self.namespaces: set[str] = set()
+        self.keys: set[str] = set()
+        self.holds: set[bytes] = set()
+        self.peers: set[str] = set()
+        self.transfers: set[bytes] = set()
+        self.mint_keys: set[bytes] = set()
+        for operation in operations:
+            self._add(operation)
+
+    def _add(self, operation: Operation) -> None:
+        transfer_id = transfer_id_of(operation)
+        if transfer_id is not None:
+            self.transfers.add(transfer_id)
+        match operation:
+            case PlaceHold():
+                self.keys.add(operation.document.key_id)
+            case CaptureHold():
+                self.holds.add(operation.document.hold_id)
+                self.peers.update([leg.node_id for leg in operation.legs])
+            case ReleaseHold():
+                self.holds.add(operation.document.hold_id)
+            case ExpireHold():
+                self.holds.add(operation.hold_id)
+            case _:
+                self._add_rare(operation)
+
+    def _add_rare(self, operation: Operation) -> None:
+        match operation:
+            case MakeGrant(document=grant):
+                self.namespaces.add(namespace_path(grant.account_id, grant.namespace))
+                self.mint_keys.add(operation.signed.signer)
+            case FoundAccount():
+                self.accounts.add(account_id_from_founding(operation.signed.body))
+            case OpenNamespace(document=opening):
+                self.accounts.add(opening.account_id)
+                self.namespaces.add(namespace_path(opening.account_id, opening.namespace))
+            case CreateKey(document=creation):
+                self.accounts.add(creation.account_id)
+                self.namespaces.add(namespace_path(creation.account_id, creation.namespace))
+                self.keys.add(creation.key_id)
+            case RevokeKey():
+                self.accounts.add(operation.document.account_id)
+                self.keys.add(operation.document.key_id)
+            case BindNode():
+                self.peers.add(operation.peer_id)
+
+
+def load_book(connection: Connection, operations: Sequence[Operation], now_ms: int) -> Book:
+    """Read (and on PostgreSQL lock) every record that a group of operations names."""
+    needs, book = _Needs(operations), Book()
+    if needs.mint_keys:
+        _load_minted(connection, needs.mint_keys, now_ms, book)
+    if needs.accounts:
+        book.accounts = _accounts(connection, needs.accounts, lock=True)
+    for row in select_holds(connection, needs.holds):
+        hold, end = hold_from_row(row)
+        book.holds[hold.hold_id] = hold
+        if end is not None:
+            book.ends[hold.hold_id] = end
+        needs.keys.add(hold.key_id)
+    for row in select_rows(connection, API_KEYS, "key_id", needs.keys, lock=True):
+        key, usage = key_from_row(row)
+        book.keys[key.key_id] = key
+        book.usage[key.key_id] = usage
+        needs.namespaces.add(key.namespace)
+    for row in select_rows(connection, NAMESPACES, "path", needs.namespaces, lock=True):
+        book.namespaces[row[0]] = Namespace(*row)
+    for row in select_rows(connection, NODE_BINDINGS, "peer_id", needs.peers):
+        book.bindings[row[0]] = Binding(*row)
+    # After the locks: whoever used one of these IDs before has committed by now.
+    for transfer_id, content, result in select_past(connection, needs.transfers):
+        book.past[transfer_id] = PastTransfer(content, decode_message(result, TransferResult))
+    return book
+
+
+def _load_minted(
+    connection: Connection, mint_keys: Collection[bytes], now_ms: int, book: Book
+) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:k)"), {"k": _GRANTS_LOCK})
+    epoch_start_ms = now_ms - now_ms % GRANT_EPOCH_MS
+    statement = (
+        select(GRANTS.c.mint_key, func.sum(GRANTS.c.amount))
+        .where(GRANTS.c.mint_key.in_(list(mint_keys)), GRANTS.c.at_ms >= epoch_start_ms)
+        .group_by(GRANTS.c.mint_key)
+    )
+    for mint_key, amount in connection.execute(statement):
+        book.minted[mint_key] = int(amount)
+
+
+def _accounts(
+    connection: Connection, account_ids: Collection[str], *, lock: bool
+) -> dict[str, Account]:
+    rows = select_rows(connection, ACCOUNTS, "account_id", account_ids, lock=lock)
+    keys: dict[tuple[str, str], set[bytes]] = {}
+    for account_id, public_key, purpose, _ in select_rows(
+        connection, ACCOUNT_KEYS, "account_id", account_ids
+    ):
+        keys.setdefault((account_id, purpose), set()).add(public_key)
+    return {
+        account_id: Account(
+            AccountId(account_id),
+            frozenset(keys.get((account_id, "signing"), ())),
+            frozenset(keys.get((account_id, "recovery"), ())),
+            namespaces,
+            created_ms,
+        )
+        for account_id, namespaces, created_ms in rows
+    }
+
+
+def account_of(connection: Connection, account_id: str) -> Account | None:
+    """Read one account, without locking it."""
+    return _accounts(connection, [account_id], lock=False).get(account_id)
+
+
+@functools.lru_cache(maxsize=1024)
+def _terms(encoded: bytes) -> PriceTerms:
+    return decode_message(encoded, PriceTerms)
+
+
+def hold_from_row(row: Sequence[Any]) -> tuple[Hold, HoldEnd | None]:
+    """Make the records of a hold's row (its columns in order, then its ID)."""
+    (
+        number,
+        job_id,
+        key_id,
+        namespace,
+        gateway_id,
+        gateway_account,
+        model_digest,
+        maximum,
+        terms,
+        gateway_basis_points,
+        network_basis_points,
+        issued_ms,
+        expires_ms,
+        state,
+        charged,
+        _,
+        hold_id,
+    ) = row
+    hold = Hold(
+        hold_id,
+        job_id,
+        key_id,
+        namespace,
+        PeerId(gateway_id),
+        AccountId(gateway_account),
+        model_digest,
+        maximum,
+        _terms(terms),
+        FeeRule(gateway_basis_points, network_basis_points),
+        issued_ms,
+        expires_ms,
+        number,
+    )
+    if state == HoldState.OPEN:
+        return hold, None
+    return hold, HoldEnd(hold_id, HoldState(state), charged, None)
+
+
+def key_from_row(row: Sequence[Any]) -> tuple[ApiKeyEntry, KeyUsage]:
+    """Make the records of an API key's row."""
+    key_id, namespace, hold_key, name, expires_ms, revoked_ms, cap, *rest = row
+    models, gateways, content, spent, held = rest
+    key = ApiKeyEntry(
+        key_id,
+        namespace,
+        hold_key,
+        name,
+        expires_ms,
+        revoked_ms,
+        cap,
+        tuple(json.loads(models)),
+        tuple(json.loads(gateways)),
+        content,
+    )
+    return key, KeyUsage(key_id, spent, held)

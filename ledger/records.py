@@ -1,0 +1,202 @@
+"""Owns the frozen values that the rules work on: what the ledger knows of each thing. Pure.
+
+Times are milliseconds since 1970 (UTC), amounts microcredits.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from p2p.ledger_messages import TransferResult
+from p2p.prices import FeeRule, PriceTerms
+from p2p.types import AccountId, PeerId
+
+
+class TransferKind(enum.StrEnum):
+    """What a transfer does."""
+
+    GRANT = "grant"
+    HOLD = "hold"
+    CAPTURE = "capture"
+    RELEASE = "release"
+    EXPIRE = "expire"
+
+
+class HoldState(enum.StrEnum):
+    """What became of a hold. Everything but OPEN is final."""
+
+    OPEN = "open"
+    CAPTURED = "captured"
+    RELEASED = "released"
+    EXPIRED = "expired"
+
+
+class Entry(NamedTuple):
+    """One line of a transfer: an account (`ledger.accounts`) and what it gains or loses."""
+
+    account: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One immutable movement of money; its entries add up to zero.
+
+    `content` names what was asked (`ledger.operations.content_of`), `request` is the signed
+    document as it came (empty for an expiry, which nobody asks for).
+    """
+
+    transfer_id: bytes
+    kind: TransferKind
+    namespace: str
+    hold_id: bytes | None
+    content: bytes
+    request: bytes
+    entries: tuple[Entry, ...]
+    result: TransferResult
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class PastTransfer:
+    """What is needed of an earlier transfer to answer its repetition."""
+
+    content: bytes
+    result: TransferResult
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account: who may sign for it, and how many namespaces it has."""
+
+    account_id: AccountId
+    signing_keys: frozenset[bytes]
+    recovery_keys: frozenset[bytes]
+    namespaces: int
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A namespace's balance. `path` is `<account>/<name>`; grants and keys are counts."""
+
+    path: str
+    account_id: AccountId
+    name: str
+    available: int
+    held: int
+    grants: int
+    keys: int
+
+    def moved(self, available: int, held: int) -> Namespace:
+        """Give the namespace with other balances."""
+        return Namespace(
+            self.path, self.account_id, self.name, available, held, self.grants, self.keys
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyEntry:
+    """An API key and its limits. 0 means never, no cap, not revoked."""
+
+    key_id: str
+    namespace: str
+    hold_key: bytes
+    name: str
+    expires_ms: int
+    revoked_ms: int
+    credit_cap_total: int
+    models: tuple[str, ...]
+    gateways: tuple[str, ...]
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUsage:
+    """What an API key has spent, and what it holds now."""
+
+    key_id: str
+    spent: int
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A hold with all that its capture is judged by (terms and fees as of its start).
+
+    `number` is its transfer's row in the database (0 while it is new). How it ended is a HoldEnd.
+    """
+
+    hold_id: bytes
+    job_id: bytes
+    key_id: str
+    namespace: str
+    gateway_id: PeerId
+    gateway_account: AccountId
+    model_digest: bytes
+    maximum: int
+    terms: PriceTerms
+    fees: FeeRule
+    issued_ms: int
+    expires_ms: int
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HoldEnd:
+    """How a hold ended, what was charged, and by which transfer (None if that is not loaded)."""
+
+    hold_id: bytes
+    state: HoldState
+    charged: int
+    ended_by: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class GrantEntry:
+    """A grant: which mint key made how much for whom."""
+
+    grant_id: bytes
+    namespace: str
+    mint_key: bytes
+    amount: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Whose earnings a node's work pays."""
+
+    peer_id: PeerId
+    account_id: AccountId
+    bound_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRecord:
+    """A signed account operation as it came. `subject`: account, namespace path or key ID."""
+
+    digest: bytes
+    purpose: str
+    subject: str
+    signed: bytes
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an operation does: its result, and each record as it is afterwards."""
+
+    result: TransferResult
+    transfer: Transfer | None = None
+    namespace: Namespace | None = None
+    usage: KeyUsage | None = None
+    hold: Hold | None = None
+    end: HoldEnd | None = None
+    account: Account | None = None
+    key: ApiKeyEntry | None = None
+    grant: GrantEntry | None = None
+    binding: Binding | None = None
+    record: SignedRecord | None = None

@@ -1,0 +1,105 @@
+"""Owns the ledger's database work: load what a group needs, decide, write it, commit.
+
+Theory of operation. One call of `apply` is one transaction for a whole group. It reads every record
+that the group names (with row locks on PostgreSQL, always in the same order: grants, accounts,
+holds, keys, namespaces; within each by key, so that processes cannot lock each other out), lets the
+pure rules decide one operation after the other in memory, and writes new and changed rows in bulk.
+An operation that breaks a rule fails alone. What is returned is durable: the commit has returned.
+
+If PostgreSQL aborts a group (deadlock, two processes inserting one ID) it is done again from the
+start: then the winner's rows are seen. If the database refuses a group for a reason that may lie in
+one operation, each is tried by itself. If a commit fails, every operation gets StorageError and
+nothing is acknowledged.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from ledger.book import Book
+from ledger.database import plain_message
+from ledger.errors import LedgerError, RequestError, StorageError
+from ledger.limits import GROUP_ATTEMPTS_MAX
+from ledger.loading import load_book
+from ledger.operations import Operation
+from ledger.rules import decide
+from ledger.writing import write_book
+from p2p.ledger_messages import TransferResult
+
+log = logging.getLogger(__name__)
+Outcome = TransferResult | LedgerError
+
+_AGAIN = frozenset({"40001", "40P01", "23505"})
+"""PostgreSQL: serialization failure, deadlock, unique violation (another process was first)."""
+
+
+class Store:
+    """Applies groups of operations to one database. Used by one thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Write through this engine (`ledger.database.open_engine(writer=True)`)."""
+        self._engine = engine
+        self._connection: Connection | None = None
+
+    def apply(self, operations: Sequence[Operation], now_ms: int) -> list[Outcome]:
+        """Apply a group in one transaction; give each operation's result or error, in order.
+
+        Everything that is not an error is durable when this returns.
+        """
+        for _ in range(GROUP_ATTEMPTS_MAX):
+            try:
+                return self._transaction(operations, now_ms)
+            except DBAPIError as error:
+                self.close()
+                if getattr(error.orig, "sqlstate", None) in _AGAIN:
+                    continue
+                return self._one_by_one(operations, now_ms, error)
+            except SQLAlchemyError as error:
+                self.close()
+                return self._one_by_one(operations, now_ms, error)
+        return [StorageError("other processes were always faster, try again") for _ in operations]
+
+    def close(self) -> None:
+        """Give the connection up; the next group opens a new one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.invalidate()
+                connection.close()
+            except SQLAlchemyError:
+                log.debug("a broken connection could not be closed", exc_info=True)
+
+    def _one_by_one(
+        self, operations: Sequence[Operation], now_ms: int, error: SQLAlchemyError
+    ) -> list[Outcome]:
+        reason = plain_message(error)
+        log.error("the ledger's database refused %d operations: %s", len(operations), reason)
+        if len(operations) == 1 or getattr(error, "connection_invalidated", False):
+            return [StorageError(f"the database failed: {reason}") for _ in operations]
+        return [self.apply([operation], now_ms)[0] for operation in operations]
+
+    def _transaction(self, operations: Sequence[Operation], now_ms: int) -> list[Outcome]:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        with self._connection.begin():
+            book = load_book(self._connection, operations, now_ms)
+            outcomes = [_decide(book, operation, now_ms) for operation in operations]
+            write_book(self._connection, book)
+        return outcomes
+
+
+def _decide(book: Book, operation: Operation, now_ms: int) -> Outcome:
+    try:
+        change = decide(book, operation, now_ms)
+    except RequestError as error:
+        return error.with_traceback(None)
+    except Exception:
+        # Deciding touches nothing, so a defect in one operation's rule must not stop the others.
+        log.exception("deciding a %s failed", type(operation).__name__)
+        return StorageError("an internal error; it is in the log")
+    book.apply(change)
+    return change.result

@@ -1,0 +1,371 @@
+"""Owns the rules of every movement of money: grant, hold, capture, release, expire. Pure.
+
+Theory of operation. Two-phase transfers after TigerBeetle's vocabulary: a hold moves a job's
+maximum from what a namespace can spend to what is held; exactly one of capture, release and expire
+ends it. A capture is one atomic transfer of several legs: held -> earnings (each node), fees (the
+gateway), treasury, and the remainder back. The ID of each transfer is made by whoever asks: a
+repetition gets the first result with `exists`, the same ID with other content is refused. Each
+function takes the book, an operation and the time, and gives the change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ledger.accounts import (
+    MINT,
+    TREASURY,
+    available_account,
+    earnings_account,
+    fees_account,
+    held_account,
+    namespace_path,
+)
+from ledger.book import Book
+from ledger.errors import (
+    ConflictError,
+    GrantCapError,
+    HoldEndedError,
+    HoldExpiredError,
+    HoldForeignError,
+    HoldUnknownError,
+    InsufficientFundsError,
+    KeyCapError,
+    KeyExpiredError,
+    KeyNotAllowedError,
+    KeyProofError,
+    KeyRevokedError,
+    KeyUnknownError,
+    LimitError,
+    NamespaceUnknownError,
+    ReceiptError,
+    ValueRefusedError,
+)
+from ledger.limits import BALANCE_MICROCREDITS_MAX, GRANTS_PER_NAMESPACE_MAX, MEMO_BYTES_MAX
+from ledger.operations import (
+    CaptureHold,
+    ExpireHold,
+    MakeGrant,
+    PlaceHold,
+    ReleaseHold,
+    capture_content,
+    content_of,
+    expiry_id,
+)
+from ledger.receipts import Settlement, settle
+from ledger.records import (
+    ApiKeyEntry,
+    Change,
+    Entry,
+    GrantEntry,
+    Hold,
+    HoldEnd,
+    HoldState,
+    KeyUsage,
+    Transfer,
+    TransferKind,
+)
+from p2p.api_keys import hold_mac, same
+from p2p.codec import encode_message
+from p2p.ledger_messages import TransferResult
+from p2p.types import PeerId
+
+
+def repeated(book: Book, transfer_id: bytes, content: bytes) -> Change | None:
+    """Give the first result of a transfer that was made before, or None.
+
+    Raises: ConflictError if the ID was used with other content.
+    """
+    past = book.past.get(transfer_id)
+    if past is None:
+        return None
+    if past.content != content:
+        raise ConflictError(f"transfer ID {transfer_id.hex()} was used with other content")
+    return Change(replace(past.result, exists=True))
+
+
+def make_grant(book: Book, operation: MakeGrant, now_ms: int) -> Change:
+    """Make credit for a namespace: mint -> available.
+
+    Raises: ConflictError, NamespaceUnknownError, ValueRefusedError, GrantCapError, LimitError.
+    """
+    document, signed = operation.document, operation.signed
+    content = content_of(signed.signer, document)
+    if found := repeated(book, document.grant_id, content):
+        return found
+    path = namespace_path(document.account_id, document.namespace)
+    namespace = book.namespaces.get(path)
+    if namespace is None:
+        raise NamespaceUnknownError(f"there is no namespace {path}")
+    if document.amount <= 0:
+        raise ValueRefusedError("a grant is at least 1 microcredit")
+    if len(document.memo.encode()) > MEMO_BYTES_MAX:
+        raise ValueRefusedError(f"a grant's memo has at most {MEMO_BYTES_MAX} bytes")
+    if namespace.grants >= GRANTS_PER_NAMESPACE_MAX:
+        raise LimitError(f"{path} has {GRANTS_PER_NAMESPACE_MAX} grants: open another namespace")
+    if namespace.available + namespace.held + document.amount > BALANCE_MICROCREDITS_MAX:
+        raise LimitError(f"the balance of {path} would be above {BALANCE_MICROCREDITS_MAX}")
+    granted = book.minted.get(signed.signer, 0)
+    if granted + document.amount > operation.epoch_cap:
+        raise GrantCapError(granted, document.amount, operation.epoch_cap)
+    after = replace(
+        namespace,
+        available=namespace.available + document.amount,
+        grants=namespace.grants + 1,
+    )
+    transfer = Transfer(
+        document.grant_id,
+        TransferKind.GRANT,
+        path,
+        None,
+        content,
+        encode_message(signed),
+        (Entry(MINT, -document.amount), Entry(available_account(path), document.amount)),
+        TransferResult(document.grant_id, document.amount, after.available, False),
+        now_ms,
+    )
+    grant = GrantEntry(document.grant_id, path, signed.signer, document.amount, now_ms)
+    return Change(transfer.result, transfer, namespace=after, grant=grant)
+
+
+def place_hold(book: Book, operation: PlaceHold, now_ms: int) -> Change:
+    """Hold a job's maximum: available -> held.
+
+    Raises: ConflictError, ApiKeyError (unknown, proof, revoked, expired, not allowed, cap),
+    HoldExpiredError, InsufficientFundsError.
+    """
+    document, signed = operation.document, operation.signed
+    content = content_of(signed.signer, document)
+    if found := repeated(book, document.hold_id, content):
+        return found
+    key = _checked_key(book, operation, now_ms)
+    if not now_ms < document.expires_ms <= now_ms + operation.lifetime_ms_max:
+        raise HoldExpiredError(
+            f"a hold ends within {operation.lifetime_ms_max} ms from now, "
+            f"not in {document.expires_ms - now_ms} ms"
+        )
+    maximum = document.maximum
+    usage = book.usage[key.key_id]
+    if key.credit_cap_total and usage.spent + usage.held + maximum > key.credit_cap_total:
+        raise KeyCapError(usage.spent + usage.held, maximum, key.credit_cap_total)
+    namespace = book.namespaces[key.namespace]
+    if namespace.available < maximum:
+        raise InsufficientFundsError(namespace.available, maximum)
+    after = namespace.moved(namespace.available - maximum, namespace.held + maximum)
+    hold = _new_hold(operation, key)
+    path = namespace.path
+    entries = (Entry(available_account(path), -maximum), Entry(held_account(path), maximum))
+    transfer = Transfer(
+        document.hold_id,
+        TransferKind.HOLD,
+        path,
+        document.hold_id,
+        content,
+        encode_message(signed),
+        entries if maximum else (),
+        TransferResult(document.hold_id, maximum, after.available, False),
+        now_ms,
+    )
+    return Change(
+        transfer.result,
+        transfer,
+        namespace=after,
+        usage=KeyUsage(key.key_id, usage.spent, usage.held + maximum),
+        hold=hold,
+    )
+
+
+def _new_hold(operation: PlaceHold, key: ApiKeyEntry) -> Hold:
+    document = operation.document
+    return Hold(
+        document.hold_id,
+        document.job_id,
+        key.key_id,
+        key.namespace,
+        operation.gateway_id,
+        operation.gateway_account,
+        operation.model_digest,
+        document.maximum,
+        document.terms,
+        operation.fees,
+        document.issued_ms,
+        document.expires_ms,
+    )
+
+
+def _checked_key(book: Book, operation: PlaceHold, now_ms: int) -> ApiKeyEntry:
+    document = operation.document
+    key = book.keys.get(document.key_id)
+    if key is None:
+        raise KeyUnknownError(f"there is no API key {document.key_id}")
+    expected = hold_mac(
+        key.hold_key,
+        operation.network_id,
+        operation.gateway_id,
+        document.hold_id,
+        document.maximum,
+        document.expires_ms,
+    )
+    # The proof comes first: who does not have the key learns nothing about it.
+    if not same(expected, document.mac):
+        raise KeyProofError(f"the MAC does not prove possession of API key {key.key_id}")
+    check_key_usable(key, now_ms)
+    if key.gateways and operation.gateway_id not in key.gateways:
+        raise KeyNotAllowedError(f"API key {key.key_id} does not allow this gateway")
+    if key.models and document.terms.model_name not in key.models:
+        raise KeyNotAllowedError(
+            f"API key {key.key_id} does not allow the model {document.terms.model_name}"
+        )
+    return key
+
+
+def check_key_usable(key: ApiKeyEntry, now_ms: int) -> None:
+    """Refuse a key that was revoked or whose time is over.
+
+    Raises: KeyRevokedError, KeyExpiredError.
+    """
+    if key.revoked_ms:
+        raise KeyRevokedError(f"API key {key.key_id} was revoked")
+    if key.expires_ms and key.expires_ms <= now_ms:
+        raise KeyExpiredError(f"API key {key.key_id} has expired")
+
+
+def capture_hold(book: Book, operation: CaptureHold, now_ms: int) -> Change:
+    """Settle a hold: held -> earnings, fees, treasury; the remainder back to available.
+
+    Raises: ConflictError, HoldError (unknown, foreign, ended, expired), ReceiptError, ChargeError.
+    """
+    document, signed = operation.document, operation.signed
+    content = capture_content(signed.signer, document)
+    if found := repeated(book, document.capture_id, content):
+        return found
+    hold = _open_hold(book, document.hold_id, operation.gateway_id)
+    if hold.expires_ms <= now_ms:
+        raise HoldExpiredError(f"this hold expired {now_ms - hold.expires_ms} ms ago")
+    settlement = settle(hold, operation.legs, now_ms)
+    return _end_hold(
+        book,
+        hold,
+        HoldEnd(hold.hold_id, HoldState.CAPTURED, settlement.charge, document.capture_id),
+        TransferKind.CAPTURE,
+        content,
+        encode_message(signed),
+        _capture_entries(book, hold, operation, settlement),
+        now_ms,
+    )
+
+
+def _capture_entries(
+    book: Book, hold: Hold, operation: CaptureHold, settlement: Settlement
+) -> tuple[Entry, ...]:
+    split = settlement.split
+    entries = [Entry(held_account(hold.namespace), -hold.maximum)]
+    for leg, amount in zip(operation.legs, split.nodes, strict=True):
+        binding = book.bindings.get(leg.node_id)
+        if binding is None:
+            raise ReceiptError(f"node {leg.node_id} is not bound to an account")
+        entries.append(Entry(earnings_account(binding.account_id), amount))
+    entries += [
+        Entry(fees_account(hold.gateway_account), split.gateway),
+        Entry(TREASURY, split.network),
+        Entry(available_account(hold.namespace), hold.maximum - settlement.charge),
+    ]
+    return tuple(entry for entry in entries if entry.amount)
+
+
+def release_hold(book: Book, operation: ReleaseHold, now_ms: int) -> Change:
+    """Give a whole hold back: held -> available.
+
+    Raises: ConflictError, HoldError (unknown, foreign, ended).
+    """
+    document, signed = operation.document, operation.signed
+    content = content_of(signed.signer, document)
+    if found := repeated(book, document.release_id, content):
+        return found
+    hold = _open_hold(book, document.hold_id, operation.gateway_id)
+    return _end_hold(
+        book,
+        hold,
+        HoldEnd(hold.hold_id, HoldState.RELEASED, 0, document.release_id),
+        TransferKind.RELEASE,
+        content,
+        encode_message(signed),
+        _return_entries(hold),
+        now_ms,
+    )
+
+
+def expire_hold(book: Book, operation: ExpireHold, now_ms: int) -> Change:
+    """End a hold whose time is over: held -> available. Does nothing if it has ended already.
+
+    Raises: HoldUnknownError, HoldExpiredError (its time is not over yet).
+    """
+    transfer_id = expiry_id(operation.hold_id)
+    hold = book.holds.get(operation.hold_id)
+    if hold is None:
+        raise HoldUnknownError(f"there is no hold {operation.hold_id.hex()}")
+    if hold.hold_id in book.ends:
+        # Several processes sweep: whoever comes second finds it done.
+        available = book.namespaces[hold.namespace].available
+        return Change(TransferResult(transfer_id, 0, available, True))
+    if hold.expires_ms > operation.now_ms:
+        raise HoldExpiredError(f"this hold has {hold.expires_ms - operation.now_ms} ms left")
+    return _end_hold(
+        book,
+        hold,
+        HoldEnd(hold.hold_id, HoldState.EXPIRED, 0, transfer_id),
+        TransferKind.EXPIRE,
+        transfer_id,
+        b"",
+        _return_entries(hold),
+        now_ms,
+    )
+
+
+def _open_hold(book: Book, hold_id: bytes, gateway_id: PeerId) -> Hold:
+    hold = book.holds.get(hold_id)
+    if hold is None:
+        raise HoldUnknownError(f"there is no hold {hold_id.hex()}")
+    if hold.gateway_id != gateway_id:
+        raise HoldForeignError("this hold belongs to another gateway")
+    end = book.ends.get(hold_id)
+    if end is not None:
+        raise HoldEndedError(end.state.value)
+    return hold
+
+
+def _return_entries(hold: Hold) -> tuple[Entry, ...]:
+    path, amount = hold.namespace, hold.maximum
+    if not amount:
+        return ()
+    return (Entry(held_account(path), -amount), Entry(available_account(path), amount))
+
+
+def _end_hold(
+    book: Book,
+    hold: Hold,
+    end: HoldEnd,
+    kind: TransferKind,
+    content: bytes,
+    request: bytes,
+    entries: tuple[Entry, ...],
+    now_ms: int,
+) -> Change:
+    """Make the one transfer that ends a hold, with the balances and counters after it."""
+    namespace, usage = book.namespaces[hold.namespace], book.usage[hold.key_id]
+    maximum, charged = hold.maximum, end.charged
+    after = namespace.moved(namespace.available + maximum - charged, namespace.held - maximum)
+    transfer_id = end.ended_by
+    assert transfer_id is not None
+    amount = charged if end.state is HoldState.CAPTURED else maximum
+    result = TransferResult(transfer_id, amount, after.available, False)
+    transfer = Transfer(
+        transfer_id, kind, hold.namespace, hold.hold_id, content, request, entries, result, now_ms
+    )
+    return Change(
+        result,
+        transfer,
+        namespace=after,
+        usage=KeyUsage(hold.key_id, usage.spent + charged, usage.held - maximum),
+        end=end,
+    )
