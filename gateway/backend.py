@@ -1,0 +1,132 @@
+"""Owns what the HTTP thread may ask of the peer: each method is called there and does its work in
+trio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.bridge import Bridge, Pipe
+from gateway.errors import GatewayError, StoppingError
+from gateway.jobs import ChatJob, JobEvent, ModelCard
+from gateway.limits import RETRY_AFTER_S
+from gateway.peer.dispatch import Dispatcher
+from gateway.peer.ledger_port import as_client_error
+from gateway.peer.services import Services
+from gateway.peer.snapshots import Snapshots
+from ledger.client import Call
+from p2p.api_keys import ApiKey
+from p2p.errors import DeadlineError, MalformedError, P2PError, RateLimitedError, RefusedError
+
+
+@dataclass(frozen=True, slots=True)
+class CourierAnswer:
+    """What the ledger said to a carried document: bytes, or a refusal with its code."""
+
+    result: bytes = b""
+    code: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """A namespace's money in microcredits."""
+
+    account_id: str
+    namespace: str
+    available: int
+    held: int
+    spent: int
+    granted: int
+
+
+class Backend:
+    """The peer as the HTTP thread sees it."""
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        dispatcher: Dispatcher,
+        services: Services,
+        snapshots: Snapshots,
+        call: Call,
+    ) -> None:
+        """`call` asks the bootstrap (for carried documents)."""
+        self._bridge = bridge
+        self._dispatcher = dispatcher
+        self._services = services
+        self._snapshots = snapshots
+        self._call = call
+
+    @property
+    def bridge(self) -> Bridge:
+        """The bridge, to attach the HTTP thread's loop."""
+        return self._bridge
+
+    def submit(self, job: ChatJob) -> Pipe[JobEvent]:
+        """Start a job. Raises: StoppingError."""
+        return self._bridge.submit(lambda pipe: self._dispatcher.run_job(job, pipe))
+
+    async def models(self, key: ApiKey) -> list[ModelCard]:
+        """The models that this key can use now. Raises: GatewayError."""
+
+        async def work() -> list[ModelCard]:
+            payer = await self._services.keys.check(key)
+            allowed = payer.record.models
+            cards = self._snapshots.model_cards()
+            return [card for card in cards if not allowed or card.name in allowed]
+
+        return await self._bridge.call(work)
+
+    async def balance(self, key: ApiKey) -> Balance:
+        """The balance of the key's namespace. Raises: GatewayError."""
+
+        async def work() -> Balance:
+            payer = await self._services.keys.check(key)
+            record = payer.record
+            try:
+                statement = await self._services.ledger.statement(
+                    key, record.account_id, record.namespace
+                )
+            except P2PError as error:
+                raise as_client_error(error) from error
+            return Balance(
+                record.account_id,
+                record.namespace,
+                statement.available,
+                statement.held,
+                statement.spent,
+                statement.granted,
+            )
+
+        return await self._bridge.call(work)
+
+    async def snapshot(self, make: Callable[[Snapshots], dict[str, Any]]) -> dict[str, Any]:
+        """A public page's content, made in trio."""
+
+        async def work() -> dict[str, Any]:
+            return make(self._snapshots)
+
+        return await self._bridge.call(work)
+
+    async def carry(self, method: str, body: bytes) -> CourierAnswer:
+        """Carry a signed document to the ledger. Raises: GatewayError (nobody answers)."""
+
+        async def work() -> CourierAnswer:
+            try:
+                return CourierAnswer(await self._call(method, body))
+            except RefusedError as error:
+                return CourierAnswer(code=error.code, message=str(error))
+            except MalformedError as error:
+                return CourierAnswer(code="malformed", message=str(error))
+            except (DeadlineError, RateLimitedError, P2PError) as error:
+                raise _unreachable() from error
+
+        return await self._bridge.call(work)
+
+
+def _unreachable() -> GatewayError:
+    return StoppingError(
+        "No bootstrap answers at the moment; it is tried again.", retry_after_s=RETRY_AFTER_S
+    )

@@ -1,0 +1,199 @@
+"""Owns the error tree of the gateway: what a client is told, and what becomes of its hold.
+
+GatewayError
+├── RequestError             the client must change its request (the hold, if any, is released)
+│   ├── InvalidRequestError      400 invalid_request_error
+│   ├── UnsupportedError         400 the network cannot do this (names the parameter)
+│   ├── ContextLengthError       400 context_length_exceeded (both numbers)
+│   ├── AuthenticationError      401 invalid_api_key
+│   ├── NotAllowedError          403 the key does not allow this
+│   ├── ModelUnknownError        404 model_not_found (what exists)
+│   ├── RouteUnknownError        404 unknown_url
+│   ├── MethodNotAllowedError    405 method_not_allowed
+│   ├── BodyTooLargeError        413 request_too_large
+│   └── InsufficientQuotaError   429 insufficient_quota
+├── RetryLaterError          the client may try again later (the hold is released)
+│   ├── RateLimitError           429 rate_limit_exceeded
+│   ├── NoNodeError              503 no_node_available (which filter removed how many)
+│   ├── LedgerUnavailableError   503 ledger_unavailable
+│   └── StoppingError            503 gateway_stopping
+├── AnswerFailedError        502 the answer broke off (what was delivered is captured)
+├── InternalError            500 our bug
+└── GatewaySetupError        the operator must act: the gateway does not start
+    └── PortInUseError
+
+Shapes follow OpenAI's API: `{"error": {"message", "type", "param", "code"}}`. No message names a node.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, ClassVar
+
+
+class HoldFate(enum.Enum):
+    """What becomes of a job's hold when it ends with this error."""
+
+    RELEASE = "release"
+    CAPTURE_DELIVERED = "capture what was delivered"
+
+
+class GatewayError(Exception):
+    """Anything that a client is told. `retry_after_s` becomes the Retry-After header."""
+
+    status: ClassVar[int] = 500
+    kind: ClassVar[str] = "server_error"
+    code: ClassVar[str] = "internal_error"
+    hold: ClassVar[HoldFate] = HoldFate.RELEASE
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body as OpenAI shapes it."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+
+class RequestError(GatewayError):
+    """The client must change its request."""
+
+    status = 400
+    kind = "invalid_request_error"
+    code = "invalid_request"
+
+
+class InvalidRequestError(RequestError):
+    """Malformed JSON or a field that breaks its form (`param` names it)."""
+
+    code = "invalid_value"
+
+
+class UnsupportedError(RequestError):
+    """The network cannot do what a parameter asks for."""
+
+    code = "unsupported_parameter"
+
+
+class ContextLengthError(RequestError):
+    """The prompt does not fit the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class AuthenticationError(RequestError):
+    """No API key, or not a valid one."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class NotAllowedError(RequestError):
+    """The API key does not allow this model or gateway."""
+
+    status = 403
+    kind = "permission_error"
+    code = "key_not_allowed"
+
+
+class ModelUnknownError(RequestError):
+    """There is no such model in this network."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class RouteUnknownError(RequestError):
+    """There is no such URL."""
+
+    status = 404
+    code = "unknown_url"
+
+
+class MethodNotAllowedError(RequestError):
+    """The URL exists, but not for this method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class BodyTooLargeError(RequestError):
+    """The request's body is larger than what is accepted."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class InsufficientQuotaError(RequestError):
+    """The namespace cannot pay for the job's maximum, or the key's cap is reached."""
+
+    status = 429
+    kind = "insufficient_quota"
+    code = "insufficient_quota"
+
+
+class RetryLaterError(GatewayError):
+    """Nothing is wrong with the request: try again later."""
+
+    status = 503
+    kind = "server_error"
+    code = "unavailable"
+
+
+class RateLimitError(RetryLaterError):
+    """Too many requests."""
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+class NoNodeError(RetryLaterError):
+    """No node takes the job now (the message says why not, without naming nodes)."""
+
+    code = "no_node_available"
+
+
+class LedgerUnavailableError(RetryLaterError):
+    """The ledger does not answer: nobody can say who pays."""
+
+    code = "ledger_unavailable"
+
+
+class StoppingError(RetryLaterError):
+    """This gateway is starting or stopping."""
+
+    code = "gateway_stopping"
+
+
+class AnswerFailedError(GatewayError):
+    """The answer broke off and could not be continued on another node."""
+
+    status = 502
+    code = "answer_failed"
+    hold = HoldFate.CAPTURE_DELIVERED
+
+
+class InternalError(GatewayError):
+    """Our bug: the log has it."""
+
+
+class GatewaySetupError(GatewayError):
+    """The gateway cannot start: the operator must act."""
+
+    code = "setup"
+
+
+class PortInUseError(GatewaySetupError):
+    """The HTTP address cannot be listened on."""

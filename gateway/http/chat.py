@@ -1,0 +1,225 @@
+"""Owns `POST /v1/chat/completions`, streamed and whole.
+
+Theory of operation. The endpoint parses and validates, submits a job over the bridge and waits
+for its events. Nothing is sent before the first event, so that a job that fails before output
+gets a proper status. A watcher listens for the client's disconnect and abandons the pipe, which
+cancels the job in the peer at once. Tokens count as written when the server's transport took
+their text and the client was still there."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import secrets
+import time
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway.backend import Backend
+from gateway.bridge import Pipe
+from gateway.errors import GatewayError
+from gateway.http.errors import error_response
+from gateway.http.openai_types import ChatRequest, parse_chat_request
+from gateway.http.requests import api_key_of, read_body
+from gateway.http.sse import ChunkWriter, error_event, note_of, usage_of
+from gateway.jobs import ChatJob, Delta, Done, Failed, JobEvent
+from gateway.limits import BODY_BYTES_MAX, CLIENT_WRITE_TIMEOUT_S
+
+_SSE_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+JOB_ID_BYTES = 16
+
+
+class ChatEndpoint:
+    """The ASGI application behind the route."""
+
+    def __init__(self, backend: Backend) -> None:
+        """Submit jobs to this backend."""
+        self._backend = backend
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        request = Request(scope, receive)
+        job_id = secrets.token_bytes(JOB_ID_BYTES)
+        request_id = f"req-{job_id.hex()}"
+        try:
+            key = api_key_of(request)
+            body = await read_body(request, BODY_BYTES_MAX)
+            chat = parse_chat_request(body)
+            job = ChatJob(
+                job_id=job_id,
+                key=key,
+                model=chat.model,
+                request=chat.for_node(),
+                body_hash=hashlib.sha256(body).digest(),
+                streaming=bool(chat.stream),
+                size=chat.size(),
+                max_tokens=chat.output_tokens,
+                seed=_seed(chat),
+                needs_images=chat.has_images(),
+            )
+            pipe = self._backend.submit(job)
+        except ClientDisconnect:
+            return
+        except GatewayError as error:
+            await error_response(error, request_id)(scope, receive, send)
+            return
+        answer = Answer(chat, job_id, pipe, scope, receive, send)
+        await answer.run()
+
+
+def _seed(chat: ChatRequest) -> int:
+    if chat.seed is None:
+        return secrets.randbits(32)
+    return chat.seed % 2**32
+
+
+class Answer:
+    """One answer on its way to the client."""
+
+    def __init__(
+        self,
+        chat: ChatRequest,
+        job_id: bytes,
+        pipe: Pipe[JobEvent],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        self._chat = chat
+        self._id = job_id.hex()
+        self._pipe = pipe
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._created_s = int(time.time())
+        self._headers = [(b"x-request-id", f"req-{self._id}".encode())]
+
+    async def run(self) -> None:
+        """Write the answer; abandon the job if the client goes away."""
+        watcher = asyncio.create_task(self._watch())
+        try:
+            if self._chat.stream:
+                await self._stream()
+            else:
+                await self._whole()
+        except TimeoutError:
+            pass  # the client reads nothing: as good as gone
+        finally:
+            watcher.cancel()
+            self._pipe.abandon()  # does nothing after an answer that was finished
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._pipe.abandon()
+
+    # --- whole ----------------------------------------------------------------------------------
+    async def _whole(self) -> None:
+        events = await self._pipe.get_many()
+        if not events:
+            return
+        event = events[0]
+        if isinstance(event, Failed):
+            response = error_response(event.error, f"req-{self._id}")
+        else:
+            assert isinstance(event, Done)
+            body = json.dumps(self._body(event), ensure_ascii=False)
+            response = Response(body.encode("utf-8", "replace"), media_type="application/json")
+            response.headers["x-request-id"] = f"req-{self._id}"
+        # The capture does not wait for the write: a client that leaves now pays what was generated.
+        self._pipe.finished = True
+        async with asyncio.timeout(CLIENT_WRITE_TIMEOUT_S):
+            await response(self._scope, self._receive, self._send)
+
+    def _body(self, done: Done) -> dict[str, object]:
+        return {
+            "id": f"chatcmpl-{self._id}",
+            "object": "chat.completion",
+            "created": self._created_s,
+            "model": self._chat.model,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": done.text, "refusal": None},
+                    "logprobs": None,
+                    "finish_reason": done.finish_reason,
+                }
+            ],
+            "usage": usage_of(done),
+            "resultity": note_of(done.note),
+        }
+
+    # --- streamed -------------------------------------------------------------------------------
+    async def _stream(self) -> None:
+        events = await self._pipe.get_many()
+        if not events:
+            return
+        first = events[0]
+        if isinstance(first, Failed):
+            self._pipe.finish()
+            response = error_response(first.error, f"req-{self._id}")
+            await response(self._scope, self._receive, self._send)
+            return
+        writer = ChunkWriter(
+            f"chatcmpl-{self._id}",
+            self._created_s,
+            self._chat.model,
+            wants_usage=self._chat.wants_usage,
+        )
+        start = {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": _SSE_HEADERS + self._headers,
+        }
+        await self._send(start)
+        parts = [writer.opening()]
+        waiting_tokens = 0
+        while events:
+            text, tokens, ending = _merge(events)
+            waiting_tokens += tokens
+            if text:
+                parts.append(writer.text(text))
+            if isinstance(ending, Done):
+                parts.append(writer.closing(ending))
+            elif isinstance(ending, Failed):
+                parts.append(error_event(ending.error.body()))
+            if parts:
+                await self._write(b"".join(parts), last=ending is not None)
+                parts = []
+                if self._pipe.abandoned:
+                    return
+                # Tokens without text yet (half a character) count with the text that follows.
+                if text or isinstance(ending, Done):
+                    self._pipe.written_tokens += waiting_tokens
+                    waiting_tokens = 0
+            if ending is not None:
+                self._pipe.finish()
+                return
+            events = await self._pipe.get_many()
+
+    async def _write(self, data: bytes, *, last: bool) -> None:
+        async with asyncio.timeout(CLIENT_WRITE_TIMEOUT_S):
+            await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+
+
+def _merge(events: list[JobEvent]) -> tuple[str, int, Done | Failed | None]:
+    """Everything that is ready: its text, its tokens, and the end if it came."""
+    if len(events) == 1 and isinstance(events[0], Delta):
+        return events[0].text, events[0].tokens, None
+    texts: list[str] = []
+    tokens = 0
+    ending: Done | Failed | None = None
+    for event in events:
+        if isinstance(event, Delta):
+            texts.append(event.text)
+            tokens += event.tokens
+        else:
+            ending = event
+    return "".join(texts), tokens, ending

@@ -1,0 +1,87 @@
+"""Owns the bounds of the gateway, each with its reason."""
+
+from __future__ import annotations
+
+from p2p.limits import REQUEST_BYTES_MAX, SESSION_SILENCE_S_MAX
+
+# --- HTTP -------------------------------------------------------------------------------------
+BODY_BYTES_MAX = 2 << 20
+"""The text of a request that fits an offer (768 KiB) may double in JSON escapes."""
+HEAD_BYTES_MAX = 32 * 1024
+"""Request line and headers; uvicorn's fast parser has no bound of its own."""
+HEAD_TIMEOUT_S = 20.0
+"""A client that does not finish its headers or body in this time holds a connection for nothing."""
+CONNECTIONS_MAX = 4096
+CLIENT_WRITE_TIMEOUT_S = 30.0
+"""A client that reads nothing for this long is gone: its job stops costing money."""
+KEEP_ALIVE_S = 75
+"""Longer than the idle time of usual proxies and HTTP clients, so that they close first."""
+COURIER_BODY_BYTES_MAX = 64 * 1024
+COURIER_RATE_PER_S = 5.0
+COURIER_BURST = 40.0
+COURIER_CLIENTS_MAX = 4096
+STATUS_CACHE_S = 1.0
+"""Public pages are computed at most once a second, however often they are asked for."""
+
+# --- bridge -----------------------------------------------------------------------------------
+REQUESTS_IN_FLIGHT_MAX = 4096
+PIPE_EVENTS_MAX = 65_536
+"""More than a job of 64 Ki tokens can make, one event each; a job that goes beyond is broken
+off."""
+
+# --- jobs -------------------------------------------------------------------------------------
+ATTEMPTS_PER_JOB_MAX = 6
+"""Below the eight legs of a capture; after six nodes the seventh would fail too."""
+ACCEPT_TIMEOUT_S = 5.0
+"""A node counts the tokens of a prompt in milliseconds; a node busier than this is avoided."""
+FIRST_TOKEN_TIMEOUT_S = 30.0
+FIRST_TOKEN_TIMEOUT_PER_TOKEN_S = 0.02
+"""Beside the fixed time: 50 prompt tokens a second is slow even for a small computer."""
+STALL_TIMEOUT_S = 30.0
+"""Between two outputs of one attempt; a dead or frozen agent is noticed sooner by its session."""
+TICK_S = 0.25
+"""How often deadlines of running jobs are looked at: one task for all of them."""
+DELIVERY_INTERVAL_S = 2.0
+"""DESIGN.md decision 3."""
+TEXT_BYTES_PER_TOKEN_MAX = 512
+"""No vocabulary has longer tokens; bounds what a node can make us buffer."""
+TEXT_BYTES_SLACK = 4096
+OUTPUT_TOKENS_PER_JOB_MAX = 65_536
+"""What an offer can carry as `resume_tokens`, so that any job can be continued elsewhere."""
+RETRY_AFTER_S = 2.0
+
+# --- credit -----------------------------------------------------------------------------------
+HOLD_OVERLAP_FACTOR = 4
+"""The hold overlaps the offer if the cached balance is this many times the job's maximum."""
+HOLD_MARGIN_S = 120.0
+"""How long a hold outlives its job's deadline, so that a settlement survives a bootstrap's
+restart."""
+KEYS_CACHED_MAX = 50_000
+KEY_REFUSAL_CACHE_S = 2.0
+SETTLE_RETRY_S_MIN = 0.5
+SETTLE_RETRY_S_MAX = 5.0
+SETTLE_WAITING_MAX = 10_000
+"""Captures that wait for the ledger; beyond this new jobs are refused instead of working unpaid."""
+JOURNAL_BYTES_MAX = 64 << 20
+"""The journal is rewritten with what is still open when it has grown to this."""
+
+# --- sessions ---------------------------------------------------------------------------------
+SESSIONS_MAX = 256
+"""The working set: a session costs a heartbeat every two seconds on both sides."""
+SESSION_PAUSE_S_MIN = 0.2
+SESSION_PAUSE_S_MAX = 10.0
+NODE_PENALTY_S = 15.0
+"""A node that lost a job is the last choice for this long (filters keep it only if nobody else is
+left)."""
+DISCOVERY_INTERVAL_S = 20.0
+PROVIDERS_DIALLED_MAX = 16
+
+# --- stopping ---------------------------------------------------------------------------------
+STOP_GRACE_S = 10.0
+"""How long running streams may go on after SIGTERM when the settings do not say."""
+STOP_SETTLE_S = 3.0
+"""Beside the grace: what was delivered is captured; what cannot be captured now is in the
+journal."""
+
+assert BODY_BYTES_MAX >= 2 * REQUEST_BYTES_MAX
+assert SESSION_SILENCE_S_MAX < 15.0

@@ -1,0 +1,239 @@
+"""Owns one attempt's protocol state: what a node may say next, and what of it is believed. Pure.
+
+Theory of operation. An attempt goes offered -> accepted -> streaming -> over. Every frame is held
+against the offer: the accept must name it, output may not come before the accept, exceed the
+token limit or the text that so many tokens can make, and each output frame's receipt must
+continue the running hash and the counts by exactly what the frame carries. Signatures are not
+checked here frame by frame (36 microseconds each): the receipt that is settled on is verified at
+the end (`verified_receipt`). A node that breaks a rule ends its attempt as `failed`; it is paid
+up to its last good frame."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from gateway.limits import (
+    ACCEPT_TIMEOUT_S,
+    FIRST_TOKEN_TIMEOUT_PER_TOKEN_S,
+    FIRST_TOKEN_TIMEOUT_S,
+    STALL_TIMEOUT_S,
+    TEXT_BYTES_PER_TOKEN_MAX,
+    TEXT_BYTES_SLACK,
+)
+from p2p.codec import decode_message
+from p2p.errors import MalformedError, P2PError, UntrustedError
+from p2p.job_messages import (
+    OUTPUT_HASH_START,
+    Accept,
+    AcceptFrame,
+    EndFrame,
+    NodeReceipt,
+    Offer,
+    OutputFrame,
+    RefuseFrame,
+    next_output_hash,
+)
+from p2p.signing import Signed, open_signed
+from p2p.types import NetworkId, PeerId, public_key_of
+
+
+class Phase(enum.Enum):
+    """Where an attempt stands."""
+
+    OFFERED = "offered"
+    ACCEPTED = "accepted"
+    STREAMING = "streaming"
+    OVER = "over"
+
+
+class Ending(enum.Enum):
+    """How an attempt ended."""
+
+    COMPLETE = "complete"
+    REFUSED = "refused"
+    FAILED = "failed"
+    LOST = "lost"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A node's refusal: code (`p2p.job_messages.REFUSALS`), reason and the numbers that go with
+    it."""
+
+    code: str
+    reason: str
+    retry_after_ms: int
+    input_tokens: int
+    context_tokens: int
+
+
+class Attempt:
+    """One dispatch of a job to one node."""
+
+    __slots__ = (
+        "_expected_hash",
+        "_latest",
+        "_latest_count",
+        "_latest_hash",
+        "_output_tokens_max",
+        "_text_bytes",
+        "detail",
+        "ending",
+        "finish_reason",
+        "input_tokens",
+        "node_id",
+        "offer",
+        "offer_hash",
+        "output_tokens",
+        "phase",
+        "progress_s",
+        "refusal",
+        "signed_offer",
+        "started_s",
+    )
+
+    def __init__(self, offer: Offer, signed_offer: Signed, now_s: float) -> None:
+        """Start as offered at `now_s` (monotonic seconds)."""
+        self.offer = offer
+        self.signed_offer = signed_offer
+        self.offer_hash = signed_offer.digest()
+        self.node_id: PeerId = offer.node_id
+        self.phase = Phase.OFFERED
+        self.ending: Ending | None = None
+        self.finish_reason = ""
+        self.detail = ""
+        self.refusal: Refusal | None = None
+        self.input_tokens = 0
+        self.output_tokens = 0
+        self.started_s = self.progress_s = now_s
+        self._output_tokens_max = offer.output_tokens_max - len(offer.resume_tokens)
+        self._text_bytes = 0
+        self._expected_hash = OUTPUT_HASH_START
+        self._latest: Signed | None = None
+        self._latest_count = 0
+        self._latest_hash = OUTPUT_HASH_START
+
+    @property
+    def latest_receipt(self) -> Signed | None:
+        """The last receipt whose numbers fitted (its signature is not checked yet)."""
+        return self._latest
+
+    # --- frames ---------------------------------------------------------------------------------
+    def accept(self, frame: AcceptFrame, network: NetworkId, now_s: float) -> None:
+        """The node takes the job. Raises: MalformedError, UntrustedError."""
+        if self.phase is not Phase.OFFERED:
+            raise MalformedError("an accept where none belongs")
+        accept = open_signed(frame.accept, Accept, network, public_key_of(self.node_id))
+        offer = self.offer
+        if (accept.job_id, accept.attempt, accept.offer_hash) != (
+            offer.job_id,
+            offer.attempt,
+            self.offer_hash,
+        ):
+            raise UntrustedError("an accept of another offer")
+        if accept.input_tokens > offer.input_tokens_max + len(offer.resume_tokens):
+            raise UntrustedError("an accept with more input than the request can have")
+        self.input_tokens = accept.input_tokens
+        self.phase = Phase.ACCEPTED
+        self.progress_s = now_s
+
+    def output(self, frame: OutputFrame, now_s: float) -> None:
+        """The node gives output. Raises: MalformedError, UntrustedError."""
+        if self.phase not in (Phase.ACCEPTED, Phase.STREAMING):
+            raise MalformedError("output where none belongs")
+        count = self.output_tokens + len(frame.token_ids)
+        if count > self._output_tokens_max:
+            raise UntrustedError("more output than the offer allows")
+        self._text_bytes += len(frame.text)
+        if self._text_bytes > count * TEXT_BYTES_PER_TOKEN_MAX + TEXT_BYTES_SLACK:
+            raise UntrustedError("more text than its tokens can make")
+        try:
+            self._expected_hash = next_output_hash(self._expected_hash, frame.token_ids, frame.text)
+        except (OverflowError, UnicodeEncodeError) as error:
+            raise MalformedError("output with impossible tokens or text") from error
+        self._take_receipt(frame.receipt, count)
+        self.output_tokens = count
+        self.phase = Phase.STREAMING
+        self.progress_s = now_s
+
+    def end(self, frame: EndFrame) -> None:
+        """The node is done. Raises: MalformedError, UntrustedError."""
+        if self.phase is Phase.OVER:
+            return
+        if frame.receipt is not None and self.phase in (Phase.ACCEPTED, Phase.STREAMING):
+            self._take_receipt(frame.receipt, self.output_tokens)
+        endings = {"stop": Ending.COMPLETE, "length": Ending.COMPLETE}
+        endings |= {"tool_calls": Ending.COMPLETE, "cancelled": Ending.CANCELLED}
+        ending = endings.get(frame.outcome, Ending.FAILED)
+        if ending is Ending.COMPLETE and self._latest is None:
+            raise UntrustedError("a complete answer without a receipt")
+        self.finish_reason = frame.outcome
+        self._over(ending, frame.detail)
+
+    def refuse(self, frame: RefuseFrame) -> None:
+        """The node does not take the job. Raises: MalformedError."""
+        if self.phase is Phase.OVER:
+            return
+        if self.phase is not Phase.OFFERED and self.output_tokens:
+            raise MalformedError("a refusal after output")
+        self.refusal = Refusal(
+            frame.code, frame.reason, frame.retry_after_ms, frame.input_tokens, frame.context_tokens
+        )
+        self._over(Ending.REFUSED, frame.code)
+
+    def fail(self, ending: Ending, detail: str) -> None:
+        """The attempt ended for a reason that is not in a frame (idempotent)."""
+        if self.phase is not Phase.OVER:
+            self._over(ending, detail)
+
+    def _over(self, ending: Ending, detail: str) -> None:
+        self.phase = Phase.OVER
+        self.ending = ending
+        self.detail = detail
+
+    # --- time -----------------------------------------------------------------------------------
+    def overdue(self, now_s: float) -> str | None:
+        """Say which deadline the node missed, if any."""
+        silent_s = now_s - self.progress_s
+        if self.phase is Phase.OFFERED and silent_s > ACCEPT_TIMEOUT_S:
+            return "no acceptance in time"
+        patience_s = FIRST_TOKEN_TIMEOUT_S + self.input_tokens * FIRST_TOKEN_TIMEOUT_PER_TOKEN_S
+        if self.phase is Phase.ACCEPTED and silent_s > patience_s:
+            return "no first token in time"
+        if self.phase is Phase.STREAMING and silent_s > STALL_TIMEOUT_S:
+            return "no output for a long time"
+        return None
+
+    # --- receipts -------------------------------------------------------------------------------
+    def _take_receipt(self, signed: Signed, count: int) -> None:
+        receipt = decode_message(signed.body, NodeReceipt)
+        offer = self.offer
+        if (
+            receipt.output_hash != self._expected_hash
+            or receipt.output_tokens != count
+            or receipt.input_tokens != self.input_tokens
+            or receipt.offer_hash != self.offer_hash
+            or receipt.job_id != offer.job_id
+            or receipt.attempt != offer.attempt
+            or receipt.hold_id != offer.hold_id
+            or receipt.gateway_id != offer.gateway_id
+            or receipt.request_hash != offer.request_hash
+            or receipt.model_digest != offer.model_digest
+        ):
+            raise UntrustedError("a receipt that does not fit what was delivered")
+        self._latest, self._latest_count = signed, count
+        self._latest_hash = self._expected_hash
+
+    def verified_receipt(self, network: NetworkId) -> Signed | None:
+        """The receipt to settle on, its signature checked; None if there is none or it is
+        forged."""
+        if self._latest is None:
+            return None
+        try:
+            receipt = open_signed(self._latest, NodeReceipt, network, public_key_of(self.node_id))
+        except P2PError:
+            return None
+        good = (self._latest_count, self._latest_hash)
+        return self._latest if (receipt.output_tokens, receipt.output_hash) == good else None

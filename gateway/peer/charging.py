@@ -1,0 +1,77 @@
+"""Owns the charging table of DOMAIN.md: what of a job's output is chargeable, attempt by attempt.
+Pure.
+
+| outcome                      | streaming                 | not streaming                             |
+|------------------------------|---------------------------|-------------------------------------------|
+| complete                     | input + output            | input + output                            |
+| client leaves or cancels     | input + what was written  | input + what was generated up to then     |
+| node lost, continued         | input once + written; each node its own part | complete answer, each its own part |
+| failed after output began    | input + what was written  | nothing                                   |
+| failed or refused before     | nothing                   | nothing                                   |
+
+Input is charged once, with the first attempt that has something chargeable. A complete answer
+without any output is charged its input. Whatever ended without a chargeable token otherwise is
+charged nothing."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class JobOutcome(enum.StrEnum):
+    """How a job ended."""
+
+    COMPLETE = "complete"
+    CLIENT_LEFT = "client_left"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """What one attempt produced and the gateway took over, in the order of the attempts."""
+
+    attempt: int
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Charged:
+    """What one attempt is paid for."""
+
+    attempt: int
+    input_tokens: int
+    output_tokens: int
+
+
+def chargeable(
+    outcome: JobOutcome, *, streaming: bool, produced: Sequence[Produced], written_tokens: int
+) -> tuple[Charged, ...]:
+    """Say what each attempt may charge; attempts with nothing to charge are left out.
+
+    Args:
+        produced: the attempts in order; their outputs follow each other without a gap.
+        written_tokens: tokens of the whole job that were written to the client (streaming only).
+    """
+    delivered = _delivered_tokens(outcome, streaming, produced, written_tokens)
+    charged: list[Charged] = []
+    for part in produced:
+        own = min(part.output_tokens, delivered)
+        delivered -= own
+        if own:
+            charged.append(Charged(part.attempt, 0 if charged else part.input_tokens, own))
+    if not charged and outcome is JobOutcome.COMPLETE and produced:
+        last = produced[-1]
+        charged.append(Charged(last.attempt, last.input_tokens, 0))
+    return tuple(charged)
+
+
+def _delivered_tokens(
+    outcome: JobOutcome, streaming: bool, produced: Sequence[Produced], written_tokens: int
+) -> int:
+    generated = sum(part.output_tokens for part in produced)
+    if streaming:
+        return min(written_tokens, generated)
+    return 0 if outcome is JobOutcome.FAILED else generated

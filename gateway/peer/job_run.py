@@ -1,0 +1,375 @@
+"""Owns one job, from admission to settlement.
+
+Theory of operation. A job runs in one task. It asks who pays and what it may cost, then goes
+through attempts: choose a node, offer, hold (overlapping the offer where the cached balance is
+high enough), voucher, and wait until the attempt is over. Output does not pass through the task:
+the session hands frames to `on_frame`, which checks them and puts text into the pipe at once.
+When an attempt ends without completing the answer, the next node is offered the job with all
+tokens so far as `resume_tokens`; before the first token that is an ordinary retry. At the end the
+charging table says what is owed; the capture is journalled and sent. A client that leaves cancels
+the attempt at once."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+
+import trio
+
+from gateway.bridge import Pipe, PipeFullError
+from gateway.errors import AnswerFailedError, GatewayError, InternalError
+from gateway.jobs import ChatJob, Delta, Done, Failed, JobEvent
+from gateway.limits import (
+    ATTEMPTS_PER_JOB_MAX,
+    CLIENT_WRITE_TIMEOUT_S,
+    DELIVERY_INTERVAL_S,
+    RETRY_AFTER_S,
+)
+from gateway.peer.attempt import Attempt, Ending
+from gateway.peer.billing import Bill, make_bill, make_legs, make_receipt
+from gateway.peer.charging import JobOutcome
+from gateway.peer.funding import Funding, admit
+from gateway.peer.node_dispatch import Dispatch
+from gateway.peer.routing import Candidate, Choice, Wanted, choose
+from gateway.peer.services import Services
+from gateway.peer.sessions import NodeSession
+from gateway.peer.verdicts import Verdicts, client_error, is_blamed
+from p2p.errors import P2PError
+from p2p.job_messages import Offer, OfferFrame, OutputFrame
+from p2p.ledger_messages import CaptureLeg
+from p2p.types import PeerId
+
+log = logging.getLogger("gateway.jobs")
+
+
+class JobRun:
+    """One job under way."""
+
+    def __init__(self, services: Services, job: ChatJob, pipe: Pipe[JobEvent]) -> None:
+        """Prepare to run; `run` does it."""
+        self._services = services
+        self._job = job
+        self._pipe = pipe
+        self._started_s = services.now_s()
+        self._funding: Funding | None = None
+        self._dispatches: list[Dispatch] = []
+        self._tokens: list[int] = []
+        self._texts: list[str] = []
+        self._output_hash = hashlib.sha256()
+        self._verdicts = Verdicts()
+        self._outcome = JobOutcome.FAILED
+        self._finish_reason = ""
+        self._left = False
+        self._timed_out = False
+        self._written = trio.Event()
+        self._acknowledged_s = self._started_s
+        self._acknowledged_tokens = 0
+        pipe.listen(self._on_client_left, self._written.set)
+
+    @property
+    def _attempts(self) -> list[Attempt]:
+        return [dispatch.attempt for dispatch in self._dispatches]
+
+    # --- events ---------------------------------------------------------------------------------
+    def _on_client_left(self) -> None:
+        """The client has gone: stop the work at the node at once."""
+        self._left = True
+        self._written.set()
+        if self._dispatches:
+            self._dispatches[-1].end(Ending.CANCELLED, "the client left", tell=True)
+
+    def _on_output(self, frame: OutputFrame) -> None:
+        """Take output that was checked. Raises: PipeFullError."""
+        self._tokens.extend(frame.token_ids)
+        self._output_hash.update(frame.text.encode())
+        if self._job.streaming:
+            self._pipe.put(Delta(frame.text, len(frame.token_ids)))
+        else:
+            self._texts.append(frame.text)
+
+    def tick(self, now_s: float) -> None:
+        """Look at the deadlines, and acknowledge what was delivered (called every TICK_S)."""
+        funding = self._funding
+        if funding is None or not self._dispatches:
+            return
+        current = self._dispatches[-1]
+        if not current.over.is_set():
+            if now_s > funding.deadline_s:
+                self._timed_out = True
+                current.end(Ending.FAILED, "the job's deadline is over", tell=True)
+                return
+            # Without a voucher the node may not answer: the ledger's own deadline counts then.
+            overdue = current.attempt.overdue(now_s) if funding.voucher is not None else None
+            if overdue is not None:
+                current.end(Ending.FAILED, overdue, tell=True)
+        if self._job.streaming and now_s - self._acknowledged_s >= DELIVERY_INTERVAL_S:
+            self._acknowledged_s = now_s
+            self._acknowledge_delivered(funding)
+
+    # --- the walk -------------------------------------------------------------------------------
+    async def run(self) -> None:
+        """Run to the end; never raises, whatever happens (except cancellation)."""
+        if self._pipe.abandoned:
+            return
+        try:
+            await self._answer()
+        except GatewayError as error:
+            self._fail(error)
+        except Exception:
+            # Our bug: this client is told, the others go on; the trace is in the log.
+            log.exception("job %s failed", self._job.job_id.hex())
+            self._fail(InternalError("An internal error; it was logged."))
+        except trio.Cancelled:
+            self._journal_now()
+            raise
+        for dispatch in self._dispatches:
+            dispatch.end(Ending.CANCELLED, "the job is over", tell=True)
+        await self._settle()
+
+    async def _answer(self) -> None:
+        self._funding = funding = await admit(self._services, self._job)
+        if not funding.overlaps:
+            self._choose(funding)  # no hold for a job that nobody takes
+            await funding.take_hold()
+        while not self._left:
+            dispatch = self._offer(funding)
+            if funding.voucher is None:
+                await funding.take_hold()
+            self._send_voucher(funding, dispatch)
+            if not dispatch.over.is_set():
+                await dispatch.over.wait()
+            if self._left or self._is_complete(funding, dispatch):
+                break
+        if self._left:
+            self._outcome = JobOutcome.CLIENT_LEFT
+            return
+        self._outcome = JobOutcome.COMPLETE
+        self._finish(funding)
+
+    # --- attempts -------------------------------------------------------------------------------
+    def _choose(self, funding: Funding) -> tuple[Candidate, NodeSession]:
+        """Choose the next node. Raises: NoNodeError, UnsupportedError, AnswerFailedError."""
+        services = self._services
+        tried: set[PeerId] = {dispatch.candidate.peer_id for dispatch in self._dispatches}
+        wanted = Wanted(
+            funding.model_digest,
+            funding.quote.output_tokens_max,
+            self._job.needs_images,
+            self._dispatches[-1].candidate.model_id if self._tokens else None,
+        )
+        choice = Choice(None)
+        while len(self._dispatches) < ATTEMPTS_PER_JOB_MAX:
+            choice = choose(
+                wanted,
+                services.registry.candidates(funding.model_digest),
+                tried=tried,
+                now_s=services.now_s(),
+                now_ms=services.clock_ms(),
+            )
+            if choice.candidate is None:
+                break
+            session = services.sessions.get(choice.candidate.peer_id)
+            if session is not None:
+                return choice.candidate, session
+            tried.add(choice.candidate.peer_id)  # its session ended just now
+        raise self._verdicts.nobody_left(
+            funding.model.name, choice, output_began=bool(self._tokens)
+        )
+
+    def _offer(self, funding: Funding) -> Dispatch:
+        services, job, quote = self._services, self._job, funding.quote
+        candidate, session = self._choose(funding)
+        offer = Offer(
+            job_id=job.job_id,
+            attempt=len(self._dispatches),
+            gateway_id=services.key_pair.peer_id,
+            node_id=candidate.peer_id,
+            hold_id=funding.hold_id,
+            model_digest=candidate.model_digest,
+            request_hash=hashlib.sha256(job.request).digest(),
+            request=job.request,
+            input_tokens_max=quote.input_tokens_max,
+            output_tokens_max=quote.output_tokens_max,
+            terms=quote.terms,
+            maximum=quote.maximum,
+            issued_ms=services.clock_ms(),
+            deadline_ms=funding.deadline_ms,
+            seed=job.seed,
+            resume_tokens=tuple(self._tokens),
+        )
+        signed = services.key_pair.sign(services.network, offer)
+        attempt = Attempt(offer, signed, services.now_s())
+        dispatch = Dispatch(self._on_output, services, attempt, session, candidate)
+        self._dispatches.append(dispatch)
+        try:
+            session.send(OfferFrame(dispatch.number, signed))
+        except P2PError as error:
+            dispatch.end(Ending.LOST, str(error), tell=False)
+        return dispatch
+
+    def _send_voucher(self, funding: Funding, dispatch: Dispatch) -> None:
+        assert funding.voucher is not None
+        if dispatch.over.is_set():
+            return
+        # The time that the ledger took is not the node's.
+        dispatch.attempt.progress_s = max(dispatch.attempt.progress_s, self._services.now_s())
+        chain = self._services.issuer_chain(funding.voucher.peer_id)
+        try:
+            dispatch.session.send_voucher(dispatch.number, funding.voucher, chain)
+        except P2PError as error:
+            dispatch.end(Ending.LOST, str(error), tell=False)
+
+    def _is_complete(self, funding: Funding, dispatch: Dispatch) -> bool:
+        """Judge an attempt that is over: True if the answer is complete, False to try elsewhere.
+
+        Raises: RequestError (the client must change something), AnswerFailedError.
+        """
+        attempt = dispatch.attempt
+        if attempt.ending is Ending.COMPLETE:
+            self._finish_reason = attempt.finish_reason
+            return True
+        if len(self._tokens) >= funding.quote.output_tokens_max:
+            self._finish_reason = "length"  # lost between its last token and its end
+            return True
+        log.info(
+            "job %s attempt %d on %s: %s: %s",
+            self._job.job_id.hex(),
+            attempt.offer.attempt,
+            attempt.node_id,
+            attempt.ending.value if attempt.ending else "over",
+            attempt.detail,
+        )
+        self._note_failure(dispatch)
+        if self._timed_out:
+            raise AnswerFailedError("The job's deadline is over.", retry_after_s=RETRY_AFTER_S)
+        return False
+
+    def _note_failure(self, dispatch: Dispatch) -> None:
+        """Remember what went wrong, against the node too if it is its fault. Raises:
+        RequestError."""
+        registry, refusal = self._services.registry, dispatch.attempt.refusal
+        if refusal is None:
+            self._verdicts.note("lost")
+            registry.penalise(dispatch.candidate)
+            return
+        self._verdicts.note(refusal.code, refusal.retry_after_ms)
+        if is_blamed(refusal.code):
+            registry.penalise(dispatch.candidate)
+        longer = any(
+            other.connected and other.context_tokens > dispatch.candidate.context_tokens
+            for other in registry.candidates(dispatch.candidate.model_digest)
+        )
+        error = client_error(refusal, longer_context_exists=longer)
+        if error is not None and not self._tokens:
+            raise error
+
+    # --- the end --------------------------------------------------------------------------------
+    def _bill(self, funding: Funding, written_tokens: int) -> Bill:
+        return make_bill(
+            self._attempts,
+            funding.quote.terms,
+            self._services.network,
+            self._outcome,
+            streaming=self._job.streaming,
+            written_tokens=written_tokens,
+        )
+
+    def _finish(self, funding: Funding) -> None:
+        """Hand the end of the answer over, with the receipt for all of it."""
+        services = self._services
+        note = make_receipt(
+            self._bill(funding, len(self._tokens)),
+            key_pair=services.key_pair,
+            network=services.network,
+            job_id=self._job.job_id,
+            record=funding.payer.record,
+            request_hash=self._job.body_hash,
+            output_hash=self._output_hash.digest(),
+            terms=funding.quote.terms,
+            outcome=self._outcome,
+            at_ms=services.clock_ms(),
+            random_bytes=services.random_bytes,
+        )
+        input_tokens = next((a.input_tokens for a in self._attempts if a.input_tokens), 0)
+        text, count = "".join(self._texts), len(self._tokens)
+        self._pipe.put(Done(self._finish_reason, text, input_tokens, count, note))
+
+    def _fail(self, error: GatewayError) -> None:
+        self._outcome = JobOutcome.CLIENT_LEFT if self._left else JobOutcome.FAILED
+        self._finish_reason = error.code
+        if not self._left:
+            try:
+                self._pipe.put(Failed(error))
+            except PipeFullError:
+                log.warning("job %s: the client reads nothing", self._job.job_id.hex())
+
+    async def _settle(self) -> None:
+        funding = self._funding
+        if funding is None:
+            self._log_line(None)
+            return
+        if self._job.streaming and self._tokens:
+            # What was written is known when the HTTP thread has written it all, or gave up.
+            remaining_s = funding.deadline_s - self._services.now_s()
+            with trio.move_on_after(max(CLIENT_WRITE_TIMEOUT_S, remaining_s)):
+                await self._written.wait()
+            if self._left:
+                self._outcome = JobOutcome.CLIENT_LEFT
+        bill = self._bill(funding, self._pipe.written_tokens)
+        self._log_line(bill)
+        if bill.parts and funding.voucher is not None:
+            legs = self._acknowledge(bill, final=True)
+            await self._services.settlement.capture(funding.hold_id, legs)
+        elif funding.may_be_held:
+            await self._services.settlement.release(funding.hold_id)
+
+    def _acknowledge(self, bill: Bill, *, final: bool) -> tuple[CaptureLeg, ...]:
+        """Sign delivery counts for what is billed, and tell the nodes that can be reached."""
+        services = self._services
+        legs = make_legs(
+            bill,
+            self._attempts,
+            services.key_pair,
+            services.network,
+            final=final,
+            at_ms=services.clock_ms(),
+        )
+        for part, leg in zip(bill.parts, legs, strict=True):
+            self._dispatches[part.attempt].acknowledge(leg.delivery)
+        return legs
+
+    def _acknowledge_delivered(self, funding: Funding) -> None:
+        """Tell the nodes what was delivered so far, and note what would be owed now."""
+        written = self._pipe.written_tokens
+        if funding.voucher is None or written <= self._acknowledged_tokens:
+            return
+        self._acknowledged_tokens = written
+        bill = self._bill(funding, written)
+        if bill.parts:
+            legs = self._acknowledge(bill, final=False)
+            self._services.settlement.journal_running(funding.hold_id, legs)
+
+    def _journal_now(self) -> None:
+        """The gateway is being stopped in the middle: leave what is owed for the next start."""
+        funding = self._funding
+        if funding is None or funding.voucher is None:
+            return
+        bill = self._bill(funding, self._pipe.written_tokens)
+        if bill.parts:
+            legs = self._acknowledge(bill, final=True)
+            self._services.settlement.journal_running(funding.hold_id, legs)
+
+    def _log_line(self, bill: Bill | None) -> None:
+        """One line for each job: numbers only, never what was asked or answered."""
+        log.info(
+            "job=%s model=%s outcome=%s finish=%s attempts=%d input=%d output=%d charged=%d ms=%d",
+            self._job.job_id.hex(),
+            self._funding.model.name if self._funding is not None else "-",
+            self._outcome.value,
+            self._finish_reason or "-",
+            len(self._dispatches),
+            bill.input_tokens if bill is not None else 0,
+            bill.output_tokens if bill is not None else 0,
+            bill.amount if bill is not None else 0,
+            int((self._services.now_s() - self._started_s) * 1000),
+        )

@@ -1,0 +1,114 @@
+"""Owns the cache of API keys: who a key belongs to, and what its namespace can probably spend.
+
+Theory of operation. A key is looked up in the ledger once; the gateway then keeps the SHA-256 of
+its secret (compared in constant time) and the record for as long as the ledger says (seconds, so
+that a revocation is soon in force). A secret that does not match what is cached is looked up like
+an unknown one: the ledger decides. Refusals are remembered shortly, by the digest of the whole
+key, so that a wrong key in a loop does not reach the ledger every time. The balance is a guess
+that the next hold corrects; it only decides whether a hold may overlap the offer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.errors import AuthenticationError
+from gateway.limits import HOLD_OVERLAP_FACTOR, KEY_REFUSAL_CACHE_S, KEYS_CACHED_MAX
+from gateway.peer.ledger_port import BAD_KEY_MESSAGE, LedgerPort, as_client_error
+from p2p.api_keys import ApiKey, same
+from p2p.clock import Clock
+from p2p.errors import P2PError
+from p2p.ledger_messages import KeyRecord
+
+
+@dataclass(slots=True)
+class Balance:
+    """What a namespace has available, as far as this gateway knows (microcredits)."""
+
+    available: int = 0
+
+
+@dataclass(slots=True)
+class _Entry:
+    secret_hash: bytes
+    record: KeyRecord
+    until_s: float
+    balance: Balance
+
+
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """Whoever pays for a job: the key, its record and the guess at its namespace's balance."""
+
+    key: ApiKey
+    record: KeyRecord
+    balance: Balance
+
+    def covers(self, maximum: int) -> bool:
+        """Whether the balance is high enough for the hold to overlap the offer."""
+        return self.balance.available >= HOLD_OVERLAP_FACTOR * maximum
+
+
+class KeyCache:
+    """Checks API keys."""
+
+    def __init__(self, ledger: LedgerPort, *, now_s: Callable[[], float], clock_ms: Clock) -> None:
+        """Ask `ledger` for what is not cached; `now_s` is monotonic."""
+        self._ledger = ledger
+        self._now_s = now_s
+        self._clock_ms = clock_ms
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._refused: OrderedDict[bytes, float] = OrderedDict()
+        self._balances: OrderedDict[tuple[str, str], Balance] = OrderedDict()
+
+    def cached(self, key: ApiKey) -> Payer | None:
+        """The payer if the key is cached and good now. Raises: AuthenticationError (expired)."""
+        entry = self._entries.get(key.key_id)
+        if entry is None or entry.until_s <= self._now_s():
+            return None
+        if not same(entry.secret_hash, hashlib.sha256(key.secret).digest()):
+            return None
+        if 0 < entry.record.expires_ms <= self._clock_ms():
+            raise AuthenticationError(BAD_KEY_MESSAGE)
+        return Payer(key, entry.record, entry.balance)
+
+    async def check(self, key: ApiKey) -> Payer:
+        """Say who pays. Raises: AuthenticationError, LedgerUnavailableError."""
+        found = self.cached(key)
+        if found is not None:
+            return found
+        digest = hashlib.sha256(key.key_id.encode() + key.secret).digest()
+        if self._refused.get(digest, 0.0) > self._now_s():
+            raise AuthenticationError(BAD_KEY_MESSAGE)
+        try:
+            record = await self._ledger.key_lookup(key)
+        except P2PError as error:
+            refusal = as_client_error(error)
+            if isinstance(refusal, AuthenticationError):
+                self._refuse(digest)
+            raise refusal from error
+        return self._remember(key, record)
+
+    def forget(self, key: ApiKey) -> None:
+        """Look this key up again at its next use (the ledger refused something about it)."""
+        self._entries.pop(key.key_id, None)
+
+    def _refuse(self, digest: bytes) -> None:
+        self._refused[digest] = self._now_s() + KEY_REFUSAL_CACHE_S
+        if len(self._refused) > KEYS_CACHED_MAX:
+            self._refused.popitem(last=False)
+
+    def _remember(self, key: ApiKey, record: KeyRecord) -> Payer:
+        balance = self._balances.setdefault((record.account_id, record.namespace), Balance())
+        balance.available = record.available
+        until_s = self._now_s() + max(0.0, min(record.cache_s, 3600.0))
+        secret_hash = hashlib.sha256(key.secret).digest()
+        self._entries[key.key_id] = _Entry(secret_hash, record, until_s, balance)
+        self._entries.move_to_end(key.key_id)
+        if len(self._entries) > KEYS_CACHED_MAX:
+            self._entries.popitem(last=False)
+        if len(self._balances) > KEYS_CACHED_MAX:
+            self._balances.popitem(last=False)
+        return Payer(key, record, balance)

@@ -1,0 +1,146 @@
+"""Owns what the gateway asks of the ledger, and how its refusals become answers to a client.
+
+The port is implemented by `RemoteLedger` over the uplink, and by a fake in tests.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from gateway.errors import (
+    AuthenticationError,
+    GatewayError,
+    InsufficientQuotaError,
+    InternalError,
+    LedgerUnavailableError,
+    NotAllowedError,
+)
+from gateway.limits import RETRY_AFTER_S
+from ledger import methods
+from ledger.client import Call, LedgerClient
+from p2p.api_keys import ApiKey
+from p2p.codec import decode_message, encode_message
+from p2p.errors import P2PError, RefusedError
+from p2p.ledger_messages import HoldResult, KeyRecord, Statement, TransferResult
+from p2p.prices import PriceTerms
+from p2p.signing import Signed
+from p2p.types import AccountId
+
+BAD_KEY_MESSAGE = (
+    "Incorrect API key provided. Keys have the form rk_<id>_<secret>; pass yours as "
+    "`Authorization: Bearer <key>`."
+)
+_KEY_CODES = {"key_unknown", "key_proof", "key_revoked", "key_expired"}
+PASSING_CODES = {"ledger_busy", "ledger_storage", "internal", "unavailable", "rate_limited"}
+"""Refusals that say nothing about the request: the same request may succeed later."""
+
+
+class LedgerPort(Protocol):
+    """The ledger as a gateway sees it. All raise P2PError: RefusedError with the ledger's code."""
+
+    async def hold(
+        self,
+        key: ApiKey,
+        *,
+        hold_id: bytes,
+        job_id: bytes,
+        maximum: int,
+        terms: PriceTerms,
+        expires_ms: int,
+    ) -> HoldResult:
+        """Hold a job's maximum; proves possession of the key."""
+        ...
+
+    async def capture(self, signed: Signed) -> TransferResult:
+        """Settle a hold by a signed CaptureRequest (idempotent by its ID)."""
+        ...
+
+    async def release(self, hold_id: bytes) -> TransferResult:
+        """Give a whole hold back."""
+        ...
+
+    async def key_lookup(self, key: ApiKey) -> KeyRecord:
+        """Ask for an API key's record; proves possession of the key."""
+        ...
+
+    async def statement(self, key: ApiKey, account_id: AccountId, namespace: str) -> Statement:
+        """Ask for a namespace's balance; proves possession of one of its keys."""
+        ...
+
+
+def as_client_error(error: P2PError) -> GatewayError:
+    """Say to the client what the ledger refused, or that it does not answer."""
+    if not isinstance(error, RefusedError) or error.code in PASSING_CODES:
+        return LedgerUnavailableError(
+            "The ledger does not answer at the moment; nothing was charged.",
+            retry_after_s=getattr(error, "retry_after_s", None) or RETRY_AFTER_S,
+        )
+    if error.code in _KEY_CODES:
+        return AuthenticationError(BAD_KEY_MESSAGE)
+    if error.code == "insufficient_funds":
+        return InsufficientQuotaError(
+            f"You exceeded your current quota: {error}. Lower max_tokens or add credit."
+        )
+    if error.code == "key_cap":
+        return InsufficientQuotaError(f"This API key's own limit is reached: {error}.")
+    if error.code == "key_not_allowed":
+        return NotAllowedError(str(error))
+    return InternalError(f"the ledger refused the hold: {error.code}")
+
+
+class RemoteLedger:
+    """The ledger of the bootstrap that the uplink is connected to."""
+
+    def __init__(
+        self, call: Call, client: LedgerClient, mint_keys: Callable[[], Collection[bytes]]
+    ) -> None:
+        """Ask by `client`; captures go through `call` as they were signed (and journalled)."""
+        self._call = call
+        self._client = client
+        self._mint_keys = mint_keys
+
+    async def hold(
+        self,
+        key: ApiKey,
+        *,
+        hold_id: bytes,
+        job_id: bytes,
+        maximum: int,
+        terms: PriceTerms,
+        expires_ms: int,
+    ) -> HoldResult:
+        """As `LedgerPort.hold`."""
+        return await self._client.hold(
+            key.key_id,
+            key.hold_key(),
+            hold_id=hold_id,
+            job_id=job_id,
+            maximum=maximum,
+            terms=terms,
+            expires_ms=expires_ms,
+        )
+
+    async def capture(self, signed: Signed) -> TransferResult:
+        """As `LedgerPort.capture`."""
+        answer = await self._call(methods.CAPTURE, encode_message(signed))
+        return decode_message(answer, TransferResult)
+
+    async def release(self, hold_id: bytes) -> TransferResult:
+        """As `LedgerPort.release`."""
+        return await self._client.release(release_id=secrets.token_bytes(16), hold_id=hold_id)
+
+    async def key_lookup(self, key: ApiKey) -> KeyRecord:
+        """As `LedgerPort.key_lookup`."""
+        return await self._client.key_lookup(key.key_id, key.hold_key())
+
+    async def statement(self, key: ApiKey, account_id: AccountId, namespace: str) -> Statement:
+        """As `LedgerPort.statement`."""
+        return await self._client.statement(
+            account_id,
+            namespace,
+            mint_keys=self._mint_keys(),
+            key_id=key.key_id,
+            hold_key=key.hold_key(),
+        )

@@ -1,0 +1,41 @@
+"""Owns the bundle of services that every job is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.peer.keys import KeyCache
+from gateway.peer.ledger_port import LedgerPort
+from gateway.peer.registry import Registry
+from gateway.peer.sessions import Sessions
+from gateway.peer.settlement import Settlement
+from p2p.certificates import Chain
+from p2p.clock import Clock
+from p2p.configuration_book import ConfigurationBook
+from p2p.signing import KeyPair
+from p2p.types import NetworkId, PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a job needs of the gateway.
+
+    Attributes:
+        now_s: monotonic seconds; clock_ms: time of day.
+        random_bytes: for IDs and salts.
+        issuer_chain: the certificates of a bootstrap that signs vouchers.
+    """
+
+    key_pair: KeyPair
+    network: NetworkId
+    configuration: ConfigurationBook
+    keys: KeyCache
+    ledger: LedgerPort
+    registry: Registry
+    sessions: Sessions
+    settlement: Settlement
+    clock_ms: Clock
+    now_s: Callable[[], float]
+    random_bytes: Callable[[int], bytes]
+    issuer_chain: Callable[[PeerId], Chain]

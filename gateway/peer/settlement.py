@@ -1,0 +1,137 @@
+"""Owns settlement: captures and releases reach the ledger, sooner or later, exactly once.
+
+Theory of operation. A capture is signed, written to the journal and sent. If the ledger does not
+answer it is sent again, with growing pauses, until the ledger says something final: done, or a
+refusal (the hold expired, a receipt is not acceptable). Its ID makes repeating harmless. A
+release needs no journal: a hold that nobody captures expires. While a job streams, the capture
+that would be owed at that moment is journalled every two seconds, so that a gateway that is
+killed settles what it had delivered when it is started again."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Sequence
+
+import trio
+
+from gateway.limits import (
+    SETTLE_RETRY_S_MAX,
+    SETTLE_RETRY_S_MIN,
+    SETTLE_WAITING_MAX,
+)
+from gateway.peer.journal import SettlementJournal
+from gateway.peer.ledger_port import PASSING_CODES, LedgerPort
+from p2p.clock import Clock
+from p2p.errors import P2PError, RefusedError
+from p2p.ledger_messages import CaptureLeg, CaptureRequest
+from p2p.signing import KeyPair, Signed
+from p2p.types import NetworkId
+
+log = logging.getLogger(__name__)
+
+
+class Settlement:
+    """Sends captures and releases; keeps what could not be sent."""
+
+    def __init__(
+        self,
+        ledger: LedgerPort,
+        journal: SettlementJournal,
+        key_pair: KeyPair,
+        network: NetworkId,
+        *,
+        clock_ms: Clock,
+    ) -> None:
+        """Begin with what the journal says is owed from before."""
+        self._ledger = ledger
+        self._journal = journal
+        self._key_pair = key_pair
+        self._network = network
+        self._clock_ms = clock_ms
+        self._waiting: dict[bytes, Signed | None] = dict(journal.owed())
+        self._wake = trio.Event()
+        if self._waiting:
+            log.info("%d captures of an earlier run are still owed", len(self._waiting))
+
+    @property
+    def waiting(self) -> int:
+        """How many settlements wait for the ledger."""
+        return len(self._waiting)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many wait that new jobs should be refused."""
+        return len(self._waiting) >= SETTLE_WAITING_MAX
+
+    def journal_running(self, hold_id: bytes, legs: Sequence[CaptureLeg]) -> None:
+        """Note what would be captured if the gateway ended now."""
+        self._journal.owe(hold_id, self._request(hold_id, legs))
+
+    async def capture(self, hold_id: bytes, legs: Sequence[CaptureLeg]) -> None:
+        """Settle a hold by these legs; returns when the ledger answered, or leaves it to `run`."""
+        signed = self._request(hold_id, legs)
+        self._journal.owe(hold_id, signed)
+        if not await self._try(hold_id, signed):
+            self._later(hold_id, signed)
+
+    async def release(self, hold_id: bytes) -> None:
+        """Give a whole hold back; returns when the ledger answered, or leaves it to `run`."""
+        self._journal.settled(hold_id)
+        if not await self._try(hold_id, None):
+            self._later(hold_id, None)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Repeat what could not be sent, until cancelled."""
+        task_status.started()
+        pause_s = SETTLE_RETRY_S_MIN
+        while True:
+            if not self._waiting:
+                self._wake = trio.Event()
+                await self._wake.wait()
+                pause_s = SETTLE_RETRY_S_MIN
+            if await self._repeat():
+                pause_s = SETTLE_RETRY_S_MIN
+            else:
+                await trio.sleep(pause_s)
+                pause_s = min(SETTLE_RETRY_S_MAX, pause_s * 2)
+
+    async def _repeat(self) -> bool:
+        """Go through what waits; stop at the first that gets no answer. True if all got one."""
+        for hold_id, signed in list(self._waiting.items()):
+            if not await self._try(hold_id, signed):
+                return False
+            self._waiting.pop(hold_id, None)
+        return True
+
+    def _later(self, hold_id: bytes, signed: Signed | None) -> None:
+        if signed is None and self.is_full:
+            return  # the hold will expire by itself
+        self._waiting[hold_id] = signed
+        self._wake.set()
+
+    async def _try(self, hold_id: bytes, signed: Signed | None) -> bool:
+        """Send once. Returns: whether the ledger has given its last word."""
+        try:
+            if signed is None:
+                await self._ledger.release(hold_id)
+            else:
+                await self._ledger.capture(signed)
+        except RefusedError as error:
+            if error.code in PASSING_CODES:
+                return False
+            log.error("hold %s: the ledger refused to settle: %s", hold_id.hex(), error)
+        except P2PError as error:
+            log.warning("hold %s: not settled yet: %s", hold_id.hex(), error)
+            return False
+        self._journal.settled(hold_id)
+        return True
+
+    def _request(self, hold_id: bytes, legs: Sequence[CaptureLeg]) -> Signed:
+        request = CaptureRequest(
+            capture_id=secrets.token_bytes(16),
+            hold_id=hold_id,
+            legs=tuple(legs),
+            issued_ms=self._clock_ms(),
+        )
+        return self._key_pair.sign(self._network, request)

@@ -1,0 +1,163 @@
+"""Owns what is public about the network as this gateway sees it: peers, models, itself. No
+addresses, no secrets."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+from gateway.jobs import ModelCard
+from gateway.peer.dispatch import Dispatcher
+from gateway.peer.registry import NodeEntry
+from gateway.peer.services import Services
+from p2p.certificates import Certificate, Chain
+from p2p.codec import encode_message, encode_messages
+from p2p.network_configuration import ApprovedModel, NetworkConfiguration
+from p2p.types import PeerId
+
+
+class Snapshots:
+    """Makes the public pages' content. Called in trio."""
+
+    def __init__(
+        self,
+        services: Services,
+        dispatcher: Dispatcher,
+        *,
+        chain: Chain,
+        bootstrap: Callable[[], PeerId | None],
+        certificate_of: Callable[[PeerId], Certificate | None],
+    ) -> None:
+        """`bootstrap` gives the one that we are connected to; `chain` is our own certificate."""
+        self._services = services
+        self._dispatcher = dispatcher
+        self._chain = chain
+        self._bootstrap = bootstrap
+        self._certificate_of = certificate_of
+        self._started_ms = services.clock_ms()
+
+    def _configuration(self) -> NetworkConfiguration | None:
+        book = self._services.configuration
+        return book.current if book.known else None
+
+    def health(self) -> dict[str, Any]:
+        """Whether this gateway can serve."""
+        connected = self._bootstrap() is not None
+        ready = connected and self._services.configuration.known
+        return {
+            "status": "ok" if ready else "starting",
+            "network": self._services.network,
+            "bootstrap_connected": connected,
+            "nodes": self._services.registry.connected_count(),
+            "jobs_running": self._dispatcher.jobs_running,
+            "settlements_waiting": self._services.settlement.waiting,
+        }
+
+    def model_cards(self) -> list[ModelCard]:
+        """The approved models that at least one reachable node serves."""
+        configuration = self._configuration()
+        if configuration is None:
+            return []
+        return [
+            ModelCard(model.name, configuration.issued_ms // 1000, model.context_tokens)
+            for model in configuration.models
+            if self._services.registry.reachable(bytes.fromhex(model.digest))
+        ]
+
+    def models(self) -> dict[str, Any]:
+        """All approved models: price, context, who serves them."""
+        configuration = self._configuration()
+        models = configuration.models if configuration is not None else ()
+        return {"models": [self._model(model) for model in models]}
+
+    def _model(self, model: ApprovedModel) -> dict[str, Any]:
+        candidates = [
+            c
+            for c in self._services.registry.candidates(bytes.fromhex(model.digest))
+            if c.connected
+        ]
+        return {
+            "name": model.name,
+            "version": model.version,
+            "digest": model.digest,
+            "context_tokens": model.context_tokens,
+            "input_microcredits_per_million_tokens": model.input_microcredits_per_million_tokens,
+            "output_microcredits_per_million_tokens": model.output_microcredits_per_million_tokens,
+            "nodes": len(candidates),
+            "slots": sum(c.slots for c in candidates),
+            "slots_free": sum(max(0, c.slots - max(c.running, c.in_flight)) for c in candidates),
+            "tokens_per_second": round(sum(c.tokens_per_second for c in candidates), 1),
+        }
+
+    def peers(self) -> dict[str, Any]:
+        """Every peer that this gateway knows."""
+        configuration = self._configuration()
+        peers = [self._node(entry, configuration) for entry in self._services.registry.entries()]
+        own = self._services.key_pair.peer_id
+        now_ms = self._services.clock_ms()
+        peers.append({"peer_id": own, "role": "gateway", "last_seen_ms": now_ms, "self": True})
+        bootstrap = self._bootstrap()
+        if bootstrap is not None:
+            certificate = self._certificate_of(bootstrap)
+            account = certificate.account_id if certificate is not None else None
+            peers.append(
+                {
+                    "peer_id": bootstrap,
+                    "role": "bootstrap",
+                    "account_id": account,
+                    "connected": True,
+                    "last_seen_ms": now_ms,
+                }
+            )
+        return {"peers": peers}
+
+    def _node(self, entry: NodeEntry, configuration: NetworkConfiguration | None) -> dict[str, Any]:
+        advert = entry.known.advert
+        models = []
+        for model in advert.models:
+            approved = configuration.model_with_digest(model.digest) if configuration else None
+            name = approved.name if approved is not None else model.name
+            models.append({"name": name, "context_tokens": model.context_tokens})
+        load = next(iter(entry.candidates.values()), None)
+        return {
+            "peer_id": advert.peer_id,
+            "role": "node",
+            "account_id": entry.known.certificate.account_id,
+            "models": models,
+            "software": advert.software,
+            "connected": entry.connected,
+            "draining": advert.draining,
+            "running": load.running if load is not None else 0,
+            "queued": load.queued if load is not None else 0,
+            "slots": load.slots if load is not None else 0,
+            "accepting": load.accepting if load is not None else False,
+            "tokens_per_second": round(load.tokens_per_second, 1) if load is not None else 0.0,
+            "last_seen_ms": entry.heard_ms,
+        }
+
+    def network(self) -> dict[str, Any]:
+        """The network and this gateway's part in it."""
+        configuration = self._configuration()
+        return {
+            "network_id": self._services.network,
+            "configuration_version": configuration.version if configuration is not None else 0,
+            "gateway_id": self._services.key_pair.peer_id,
+            "bootstrap_connected": self._bootstrap() is not None,
+            "nodes_known": sum(1 for _ in self._services.registry.entries()),
+            "nodes_connected": self._services.registry.connected_count(),
+            "jobs_running": self._dispatcher.jobs_running,
+            "jobs_done": self._dispatcher.jobs_done,
+            "started_ms": self._started_ms,
+        }
+
+    def verification(self) -> dict[str, Any]:
+        """What anybody needs to verify a receipt of this gateway."""
+        signed = self._services.configuration.signed
+        encoded = base64.b64encode(encode_message(signed)).decode() if signed is not None else None
+        return {
+            "network_id": self._services.network,
+            "configuration": encoded,
+            "gateway_id": self._services.key_pair.peer_id,
+            "gateway_chain": base64.b64encode(encode_messages(self._chain)).decode(),
+        }
