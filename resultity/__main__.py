@@ -1,0 +1,40 @@
+"""Owns the command `resultity`: the list of commands; each lives in resultity/commands/."""
+
+from __future__ import annotations
+
+import click
+
+from resultity.lazy_group import LazyGroup
+
+COMMANDS = {
+    "up": ("resultity.commands.up:up", "Start a network of your own on this machine."),
+    "down": ("resultity.commands.down:down", "Stop the network that `up` started."),
+    "ask": ("resultity.commands.ask:ask", "Ask a model and stream its answer."),
+    "demo": ("resultity.commands.demo:demo", "Show a whole network at work, then remove it."),
+    "explore": ("resultity.commands.explore:explore", "Look at a live network."),
+    "node": ("resultity.commands.roles:node", "Serve a model to a network."),
+    "gateway": ("resultity.commands.roles:gateway", "Offer a network as an OpenAI API."),
+    "bootstrap": ("resultity.commands.roles:bootstrap", "Let peers in, keep the ledger."),
+    "network": ("resultity.commands.network:network", "Found and configure a network."),
+    "account": ("resultity.commands.account:account", "Open accounts, see balances."),
+    "key": ("resultity.commands.key:key", "Create and revoke API keys."),
+    "admin": ("resultity.commands.admin:admin", "Grant credit."),
+    "receipt": ("resultity.commands.receipt:receipt", "Verify a receipt."),
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(package_name="resultity")
+def main() -> None:
+    """Resultity: other people's computers behind one OpenAI-compatible API.
+
+    Start with `resultity up`. Each command explains itself with --help.
+    """
+
+
+if __name__ == "__main__":
+    main(prog_name="resultity")

@@ -1,0 +1,1 @@
+"""Owns the commands, one file for each word that a user types."""

@@ -1,0 +1,130 @@
+"""Owns `account create|register|show|balance`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from p2p.account_file import AccountKeys, load_account, load_or_create_account
+from p2p.clock import system_clock_ms
+from p2p.ledger_messages import Statement
+from p2p.types import NetworkId
+from resultity.accounts import opening, show_credits, statement_request
+from resultity.courier import Courier
+from resultity.errors import DataFolderError, GatewayCallError
+from resultity.http_json import gateway_root, get_json
+from resultity.role_process import reported_errors
+from resultity.statements import check_statement
+from resultity.targets import find_gateway, find_network, find_target
+
+PATH = click.Path(path_type=Path)
+EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
+DATA_DIR = click.option("--data-dir", type=PATH, help="Of the local network.")
+
+
+@click.group()
+def account() -> None:
+    """Open accounts, see balances."""
+
+
+@account.command("create")
+@click.argument("file", type=PATH)
+@click.option("--network", "network_id", help="ID of the network; default: the local network's.")
+@click.option("--gateway", help="Register the account through this gateway at once.")
+@click.option("--namespace", default="default", show_default=True)
+@DATA_DIR
+def create(
+    file: Path, network_id: str | None, gateway: str | None, namespace: str, data_dir: Path | None
+) -> None:
+    """Make an account: FILE (0600) with its key, and a recovery key beside it.
+
+    A node's account is registered when the node joins; a consumer's needs --gateway or `register`.
+    """
+    with reported_errors():
+        if file.exists():
+            raise DataFolderError(f"{file} exists already: choose another name")
+        network = find_network(network_id, data_dir)
+        keys = load_or_create_account(file, network, system_clock_ms)
+        click.echo(keys.account_id)
+        click.echo(f"take {file.stem}.recovery.key offline: it is for emergencies only", err=True)
+        if gateway is not None:
+            _register(keys, Courier(gateway), network, namespace)
+
+
+@account.command("register")
+@click.argument("file", type=EXISTING)
+@click.option("--network", "network_id", help="ID of the network; default: the local network's.")
+@click.option("--gateway", help="Default: the local network's.")
+@click.option("--namespace", default="default", show_default=True)
+@DATA_DIR
+def register(
+    file: Path, network_id: str | None, gateway: str | None, namespace: str, data_dir: Path | None
+) -> None:
+    """Tell the ledger of an account and open a namespace (repeating it changes nothing)."""
+    with reported_errors():
+        network = find_network(network_id, data_dir)
+        keys = load_account(file, network)
+        _register(keys, Courier(find_gateway(gateway, data_dir)), network, namespace)
+        click.echo(f"{keys.account_id} has the namespace {namespace}")
+
+
+def _register(keys: AccountKeys, courier: Courier, network: NetworkId, namespace: str) -> None:
+    courier.operation(keys.founding)
+    courier.operation(opening(keys, network, namespace, system_clock_ms()))
+
+
+@account.command("balance")
+@click.option("--account-file", type=EXISTING, help="As the owner; default: with an API key.")
+@click.option("--namespace", default="default", show_default=True, help="With --account-file.")
+@click.option("--network", "network_id", help="With --account-file; default: the local one's.")
+@click.option("--base-url", "--gateway", "base_url", help="Default: OPENAI_BASE_URL, or local.")
+@click.option("--api-key", help="Default: OPENAI_API_KEY, or the local network's key.")
+@click.option("--json", "as_json", is_flag=True)
+@DATA_DIR
+def balance(
+    account_file: Path | None,
+    namespace: str,
+    network_id: str | None,
+    base_url: str | None,
+    api_key: str | None,
+    as_json: bool,
+    data_dir: Path | None,
+) -> None:
+    """Show a namespace's balance; with --account-file the grants behind it are verified."""
+    with reported_errors():
+        if account_file is not None:
+            network = find_network(network_id, data_dir)
+            keys = load_account(account_file, network)
+            gateway = find_gateway(base_url, data_dir)
+            request = statement_request(keys, network, namespace, system_clock_ms())
+            statement = Courier(gateway).send("statement", request, Statement)
+            grants = check_statement(statement, network, gateway, keys.account_id, namespace)
+            amounts = {
+                "available_microcredits": statement.available,
+                "held_microcredits": statement.held,
+                "spent_microcredits": statement.spent,
+                "granted_microcredits": statement.granted,
+                "grants_verified": grants,
+            }
+        else:
+            target = find_target(base_url, api_key, data_dir)
+            url = f"{gateway_root(target.base_url)}/v1/account/balance"
+            amounts = get_json(url, api_key=target.api_key)
+        print_balance(amounts, as_json=as_json)
+
+
+def print_balance(amounts: Mapping[str, object], *, as_json: bool) -> None:
+    """Print amounts in credits, or as they are. Raises: GatewayCallError."""
+    if as_json:
+        click.echo(json.dumps(amounts))
+        return
+    for name in ("available", "held", "spent", "granted"):
+        amount = amounts.get(f"{name}_microcredits")
+        if not isinstance(amount, int):
+            raise GatewayCallError("the gateway's answer has no balance: is it a gateway?")
+        click.echo(f"{name:<10}{show_credits(amount):>18} credits")
+    if "grants_verified" in amounts:
+        click.echo(f"{amounts['grants_verified']} grants, each signed by a mint key of the network")

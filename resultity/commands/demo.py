@@ -1,0 +1,168 @@
+"""Owns `resultity demo`: a whole network at work, from nothing to nothing."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+from rich.console import Console
+
+from resultity.accounts import show_credits
+from resultity.demo_answers import Answer, ask_streamed, ask_whole, make_client
+from resultity.errors import ProcessError, ReceiptError, ResultityError
+from resultity.http_json import gateway_root, get_json
+from resultity.local.folders import LocalFolders
+from resultity.local.state import read_state
+from resultity.local.supervise import stop_network
+from resultity.role_process import reported_errors
+
+UP_TIMEOUT_S = 180.0
+SETTLE_TIMEOUT_S = 30.0
+VERIFY_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 45.0
+QUESTIONS = ("What is the capital of France?", "What is 3 + 4?")
+
+
+@click.command()
+def demo() -> None:
+    """Show a whole network at work, then remove it.
+
+    Starts a bootstrap, two nodes and a gateway on free ports, asks two questions with the openai
+    package, shows what they cost, has the receipts verified by another process, stops everything.
+    """
+    with reported_errors(), tempfile.TemporaryDirectory(prefix="resultity-demo-") as folder:
+        root = Path(folder)
+        say = Console(soft_wrap=True, highlight=False, markup=False).print
+        try:
+            _demo(root, say)
+        except BaseException:
+            _keep_logs(root, say)
+            _stop(root, lambda text: None)
+            raise
+
+
+def _demo(root: Path, say: Any) -> None:
+    began = time.monotonic()
+    say("Starting a network of your own: bootstrap, two nodes, gateway ...")
+    facts = _up(root)
+    families = [_family(process["pid"]) for process in facts["processes"]]
+    say(f"It answers at {facts['base_url']} after {time.monotonic() - began:.1f} s.")
+    for process in facts["processes"]:
+        say(f"  {process['role']:<9} pid {process['pid']:<7} {process['peer_id']}")
+    before = _balance(facts)
+    say(f"\nBalance before: {show_credits(before)} credits")
+    client = make_client(facts["base_url"], facts["api_key"])
+    say(f"\n> {QUESTIONS[0]}   (streamed)")
+    answers = [ask_streamed(client, QUESTIONS[0], lambda text: say(text, end=""))]
+    say("")
+    say(f"\n> {QUESTIONS[1]}   (whole)")
+    answers.append(ask_whole(client, QUESTIONS[1]))
+    say(answers[1].text)
+    say("")
+    for answer in answers:
+        _verify(root, facts, answer, say)
+    paid = sum(answer.price_microcredits for answer in answers)
+    after = _settled_balance(facts)
+    say(f"\nPrice paid:     {show_credits(paid)} credits")
+    say(f"Balance after:  {show_credits(after)} credits")
+    if before - after != paid:
+        raise ReceiptError(f"{before - after} microcredits are gone, the receipts say {paid}")
+    if "paris" not in answers[0].text.lower():
+        raise ResultityError(f"the answer was {answers[0].text!r}, not Paris")
+    say("\nStopping ...")
+    _stop(root, lambda text: None)
+    left = [process for family in families for process in family if process.is_running()]
+    if left:
+        raise ProcessError(f"still running: {', '.join(str(process.pid) for process in left)}")
+    say(f"Nothing is left running. That took {time.monotonic() - began:.1f} s.")
+    say("`make up` starts a network that stays.")
+
+
+def _up(root: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "resultity", "up", "--detach", "--json"]
+    command += ["--port", "0", "--nodes", "2", "--data-dir", str(root / "data")]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=UP_TIMEOUT_S, check=False
+    )
+    if done.returncode != 0:
+        raise ProcessError("the network did not start: see above")
+    facts = json.loads(done.stdout)
+    assert isinstance(facts, dict)
+    return facts
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def _account(facts: dict[str, Any]) -> dict[str, Any]:
+    url = f"{gateway_root(facts['base_url'])}/v1/account/balance"
+    answer = get_json(url, api_key=facts["api_key"])
+    assert isinstance(answer, dict)
+    return answer
+
+
+def _balance(facts: dict[str, Any]) -> int:
+    return int(_account(facts)["available_microcredits"])
+
+
+def _settled_balance(facts: dict[str, Any]) -> int:
+    """The balance once nothing is held any more: captures follow the answers by a moment."""
+    deadline = time.monotonic() + SETTLE_TIMEOUT_S
+    while True:
+        account = _account(facts)
+        if account["held_microcredits"] == 0:
+            return int(account["available_microcredits"])
+        if time.monotonic() > deadline:
+            raise ProcessError(f"the jobs were not settled within {SETTLE_TIMEOUT_S:g} s")
+        time.sleep(0.1)
+
+
+def _verify(root: Path, facts: dict[str, Any], answer: Answer, say: Any) -> None:
+    """Have a process that is given public things only check a receipt."""
+    public = get_json(f"{gateway_root(facts['base_url'])}/resultity/v1/network")
+    folder = root / "receipts"
+    folder.mkdir(exist_ok=True)
+    files = {
+        "configuration": base64.b64decode(public["configuration"]),
+        "gateway-chain": base64.b64decode(public["gateway_chain"]),
+        "request": answer.request,
+        "answer": answer.text.encode(),
+        "receipt": answer.receipt.encode(),
+    }
+    # The network's ID is what its founder told us, not what the gateway says.
+    command = [sys.executable, "-m", "resultity", "receipt", "verify"]
+    command += ["--network", facts["network"]]
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+        command += [f"--{name}", str(folder / name)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=VERIFY_TIMEOUT_S, check=False
+    )
+    if done.returncode != 0:
+        raise ReceiptError(f"a receipt does not verify: {done.stderr.strip()}")
+    say(f"Receipt {done.stdout.strip()}")
+
+
+def _stop(root: Path, say: Any) -> None:
+    folders = LocalFolders(root / "data")
+    if read_state(folders).processes:
+        stop_network(folders, say, STOP_TIMEOUT_S)
+
+
+def _keep_logs(root: Path, say: Any) -> None:
+    logs = root / "data" / "logs"
+    if logs.exists():
+        kept = Path(tempfile.mkdtemp(prefix="resultity-demo-logs-"))
+        shutil.copytree(logs, kept, dirs_exist_ok=True)
+        say(f"The demo failed; its logs are in {kept}")

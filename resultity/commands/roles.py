@@ -1,0 +1,134 @@
+"""Owns `node run`, `gateway run` and `bootstrap run`: from options to a process."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from resultity.log_setup import LEVELS
+from resultity.role_process import is_ours, one_line, reported_errors, run_role
+from resultity.settings_sources import collect_settings, default_data_dir, read_table
+
+F = TypeVar("F", bound=Callable[..., Any])
+PATH = click.Path(path_type=Path)
+EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
+LISTEN_HELP = "Multiaddress to listen on (repeatable); default /ip4/127.0.0.1/tcp/0."
+
+
+def common_options(function: F) -> F:
+    """Add the options that every role has."""
+    for option in reversed(
+        [
+            click.option("--network", help="ID of the network (name-<32 hex digits>)."),
+            click.option("--data-dir", type=PATH, help="Folder for the identity and all state."),
+            click.option("--listen", multiple=True, help=LISTEN_HELP),
+            click.option("--config", type=EXISTING, help="TOML file with a table for the role."),
+            click.option(
+                "--log-level", type=click.Choice(LEVELS), default="info", show_default=True
+            ),
+            click.option(
+                "--log-file", type=PATH, help="Default: logs/<role>.log in the data folder."
+            ),
+            click.option("--quiet", is_flag=True, help="Only errors on stderr."),
+            click.option("--ready-file", type=PATH, help="Written (JSON) when the role serves."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def bootstraps_option(function: F) -> F:
+    """Add --bootstrap, for the roles that need one."""
+    return click.option(
+        "--bootstrap",
+        "bootstraps",
+        multiple=True,
+        help="Multiaddress of a bootstrap, ending in /p2p/<peer ID> (repeatable).",
+    )(function)
+
+
+def _run(role: str, given: dict[str, Any]) -> None:
+    log_level, log_file = given.pop("log_level"), given.pop("log_file")
+    quiet, ready_file, config = given.pop("quiet"), given.pop("ready_file"), given.pop("config")
+    with reported_errors():
+        settings = _settings(role, config, given)
+        run_role(
+            role,
+            settings,
+            log_level=log_level,
+            log_file=log_file,
+            quiet=quiet,
+            ready_file=ready_file,
+        )
+
+
+def _settings(role: str, config: Path | None, given: dict[str, Any]) -> Any:
+    """Make a role's settings. Raises: click.UsageError (exit code 2) with one line."""
+    settings_class = getattr(
+        importlib.import_module(f"{role}.settings"), f"{role.capitalize()}Settings"
+    )
+    try:
+        table = read_table(config, role) if config is not None else {}
+        variable = f"RESULTITY_{role.upper()}_DATA_DIR"
+        if given["data_dir"] is None and variable not in os.environ and "data_dir" not in table:
+            given["data_dir"] = default_data_dir() / role
+        return collect_settings(settings_class, role, given, os.environ, table)
+    except Exception as error:
+        # Whatever a settings class refuses with (each role has its own errors) is a bad argument.
+        if not is_ours(error):
+            raise
+        raise click.UsageError(one_line(error)) from error
+
+
+@click.group()
+def node() -> None:
+    """Serve a model to a network."""
+
+
+@node.command("run")
+@common_options
+@bootstraps_option
+@click.option("--model", type=PATH, help="The model: a GGUF file that the network approves.")
+@click.option("--slots", type=click.IntRange(1, 256), help="Jobs at the same time.")
+@click.option("--context-tokens", type=click.IntRange(16), help="Context of each job.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of the model's process.")
+@click.option("--account-file", type=PATH, help="Account that earns (from `account create`).")
+def node_run(**given: Any) -> None:
+    """Serve a model until SIGINT or SIGTERM."""
+    _run("node", given)
+
+
+@click.group()
+def gateway() -> None:
+    """Offer a network as an OpenAI-compatible API."""
+
+
+@gateway.command("run")
+@common_options
+@bootstraps_option
+@click.option("--certificate", type=PATH, help="Certificate chain (from `network certify`).")
+@click.option("--http-host", help="Address of the API; default 127.0.0.1.")
+@click.option("--http-port", type=click.IntRange(0, 65535), help="Port of the API; default 8420.")
+def gateway_run(**given: Any) -> None:
+    """Serve the API until SIGINT or SIGTERM."""
+    _run("gateway", given)
+
+
+@click.group()
+def bootstrap() -> None:
+    """Let peers in, publish the configuration, keep the ledger."""
+
+
+@bootstrap.command("run")
+@common_options
+@click.option("--certificate", type=PATH, help="Certificate chain (from `network certify`).")
+@click.option("--configuration", type=PATH, help="Signed configuration (from `network sign`).")
+@click.option("--database-url", help="SQLAlchemy URL; default SQLite in the data folder.")
+def bootstrap_run(**given: Any) -> None:
+    """Serve as a bootstrap until SIGINT or SIGTERM."""
+    _run("bootstrap", given)

@@ -1,0 +1,51 @@
+"""Owns the way of signed documents to the ledger: through any gateway's courier endpoint.
+
+An account's owner and a mint key's holder have no certificate and need none: what they sign speaks
+for itself, the gateway only carries it to a bootstrap and brings the answer back.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TypeVar
+
+from p2p.codec import Message, decode_message, encode_message
+from p2p.errors import P2PError
+from p2p.ledger_messages import TransferResult
+from p2p.signing import Signed
+from resultity.errors import GatewayCallError
+from resultity.http_json import gateway_root, post_json
+
+M = TypeVar("M", bound=Message)
+
+
+class Courier:
+    """Carries signed documents to the ledger through one gateway (blocking calls)."""
+
+    def __init__(self, gateway_url: str) -> None:
+        """Use the gateway with this base URL (with or without /v1). Raises: SettingsError."""
+        self._root = gateway_root(gateway_url)
+
+    def operation(self, document: Signed) -> TransferResult:
+        """Have the ledger carry out a document; a repetition gives the first result again.
+
+        Args:
+            document: a signed AccountFounding, NamespaceOpening, KeyCreation, KeyRevocation, Grant.
+        Raises: GatewayCallError with the ledger's code and reason.
+        """
+        return self.send("operation", document, TransferResult)
+
+    def send(self, what: str, document: Signed, answer: type[M]) -> M:
+        """Send a document to one of the courier's endpoints and read the answer.
+
+        Args:
+            what: `operation`, `statement` or `earnings`.
+        Raises: GatewayCallError.
+        """
+        text = base64.b64encode(encode_message(document)).decode("ascii")
+        result = post_json(f"{self._root}/resultity/v1/ledger/{what}", {"signed": text})
+        try:
+            return decode_message(base64.b64decode(result["result"], validate=True), answer)
+        except (KeyError, TypeError, binascii.Error, P2PError) as error:
+            raise GatewayCallError(f"{self._root} gave an answer that cannot be read") from error
