@@ -1,0 +1,205 @@
+"""Owns a ledger for gateway tests: one namespace, in memory, strict about what it is given."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import trio
+
+from p2p.api_keys import ApiKey, new_api_key
+from p2p.clock import Clock
+from p2p.codec import decode_message
+from p2p.errors import P2PError, PeerUnavailableError, RefusedError
+from p2p.job_messages import DeliveryCount, NodeReceipt
+from p2p.ledger_messages import (
+    CaptureRequest,
+    HoldResult,
+    KeyRecord,
+    Statement,
+    TransferResult,
+    Voucher,
+)
+from p2p.prices import PriceTerms, charge
+from p2p.signing import KeyPair, Signed, open_signed
+from p2p.types import AccountId, NetworkId, PeerId, public_key_of
+
+ACCOUNT = AccountId("acct-" + "c" * 40)
+NAMESPACE = "default"
+
+
+def api_key(name: str = "consumer") -> ApiKey:
+    """A key that is the same in every run."""
+    seed = hashlib.sha512(name.encode()).digest()
+    return new_api_key(seed[:42])
+
+
+@dataclass(frozen=True, slots=True)
+class PaidLeg:
+    """What one node was paid for."""
+
+    node_id: PeerId
+    attempt: int
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(slots=True)
+class FakeLedger:
+    """Implements `gateway.peer.ledger_port.LedgerPort`."""
+
+    network: NetworkId
+    issuer: KeyPair
+    gateway_id: PeerId
+    clock_ms: Clock
+    available: int = 10**9
+    cache_s: float = 5.0
+    models: tuple[str, ...] = ()
+    keys: set[ApiKey] = field(default_factory=lambda: {api_key()})
+    down: bool = False
+    delay_s: float = 0.0
+    refuse_hold: RefusedError | None = None
+    holds: dict[bytes, tuple[int, bytes, PriceTerms]] = field(default_factory=dict)
+    ended: dict[bytes, str] = field(default_factory=dict)
+    captures: dict[bytes, tuple[Signed, int, tuple[PaidLeg, ...]]] = field(default_factory=dict)
+    lookups: int = 0
+    started_holds: int = 0
+
+    async def _answer(self) -> None:
+        if self.down:
+            raise PeerUnavailableError("no bootstrap can be reached at the moment")
+        if self.delay_s:
+            await trio.sleep(self.delay_s)
+
+    async def key_lookup(self, key: ApiKey) -> KeyRecord:
+        self.lookups += 1
+        await self._answer()
+        if key not in self.keys:
+            raise RefusedError("key_unknown", "no such key")
+        return KeyRecord(
+            key.key_id, ACCOUNT, NAMESPACE, "test", 0, self.models, self.available, self.cache_s
+        )
+
+    async def hold(
+        self,
+        key: ApiKey,
+        *,
+        hold_id: bytes,
+        job_id: bytes,
+        maximum: int,
+        terms: PriceTerms,
+        expires_ms: int,
+    ) -> HoldResult:
+        self.started_holds += 1
+        await self._answer()
+        if self.refuse_hold is not None:
+            raise self.refuse_hold
+        if key not in self.keys:
+            raise RefusedError("key_revoked", "the key was revoked")
+        if maximum > self.available:
+            raise RefusedError(
+                "insufficient_funds",
+                f"{maximum} microcredits are needed, {self.available} are available",
+            )
+        self.available -= maximum
+        self.holds[hold_id] = (maximum, job_id, terms)
+        voucher = Voucher(
+            hold_id, job_id, self.gateway_id, maximum, terms, self.clock_ms(), expires_ms
+        )
+        return HoldResult(self.issuer.sign(self.network, voucher), self.available, False)
+
+    async def release(self, hold_id: bytes) -> TransferResult:
+        await self._answer()
+        maximum = self._end(hold_id, "released")
+        self.available += maximum
+        return TransferResult(bytes(16), maximum, self.available, False)
+
+    async def capture(self, signed: Signed) -> TransferResult:
+        await self._answer()
+        request = open_signed(signed, CaptureRequest, self.network, public_key_of(self.gateway_id))
+        if request.capture_id in self.captures:
+            amount = self.captures[request.capture_id][1]
+            return TransferResult(request.capture_id, amount, self.available, True)
+        maximum, job_id, terms = self.holds[request.hold_id]
+        legs = tuple(self._check(leg.receipt, leg.delivery, job_id) for leg in request.legs)
+        assert len({leg.attempt for leg in legs}) == len(legs)
+        assert sum(leg.input_tokens > 0 for leg in legs) <= 1
+        amount = charge(
+            terms, sum(leg.input_tokens for leg in legs), sum(leg.output_tokens for leg in legs)
+        )
+        assert amount <= maximum
+        self._end(request.hold_id, "captured")
+        self.available += maximum - amount
+        self.captures[request.capture_id] = (signed, amount, legs)
+        return TransferResult(request.capture_id, amount, self.available, False)
+
+    def _end(self, hold_id: bytes, how: str) -> int:
+        if hold_id not in self.holds:
+            raise RefusedError("hold_unknown", "no such hold")
+        if hold_id in self.ended:
+            raise RefusedError("hold_ended", f"ended already: {self.ended[hold_id]}")
+        self.ended[hold_id] = how
+        return self.holds[hold_id][0]
+
+    def _check(self, signed_receipt: Signed, signed_count: Signed, job_id: bytes) -> PaidLeg:
+        count = open_signed(
+            signed_count, DeliveryCount, self.network, public_key_of(self.gateway_id)
+        )
+        receipt = open_signed(
+            signed_receipt, NodeReceipt, self.network, public_key_of(count.node_id)
+        )
+        assert receipt.job_id == count.job_id == job_id
+        assert (receipt.attempt, receipt.offer_hash) == (count.attempt, count.offer_hash)
+        assert receipt.hold_id == count.hold_id
+        assert count.input_tokens in (0, receipt.input_tokens)
+        assert count.output_tokens <= receipt.output_tokens
+        return PaidLeg(count.node_id, count.attempt, count.input_tokens, count.output_tokens)
+
+    async def statement(self, key: ApiKey, account_id: AccountId, namespace: str) -> Statement:
+        await self._answer()
+        spent = self.spent
+        held = sum(m for h, (m, _, _) in self.holds.items() if h not in self.ended)
+        return Statement(self.available, held, spent, self.available + held + spent, ())
+
+    # --- for tests ------------------------------------------------------------------------------
+    @property
+    def spent(self) -> int:
+        """The sum of all captures."""
+        return sum(amount for _, amount, _ in self.captures.values())
+
+    @property
+    def paid(self) -> list[PaidLeg]:
+        """All paid legs in order."""
+        return [leg for _, _, legs in self.captures.values() for leg in legs]
+
+    @property
+    def open_holds(self) -> int:
+        """How many holds have not ended."""
+        return len(self.holds) - len(self.ended)
+
+    async def settled(self, count: int, timeout_s: float = 20) -> None:
+        """Wait until `count` holds have been made and none is open."""
+        with trio.fail_after(timeout_s):
+            while len(self.holds) < count or self.open_holds:
+                await trio.sleep(0.01)
+
+
+class DroppingLedger(FakeLedger):
+    """Does what it is asked to, but its answers to captures are lost `drops` times."""
+
+    drops = 1
+
+    async def capture(self, signed: Signed) -> TransferResult:
+        result = await FakeLedger.capture(self, signed)
+        if self.drops:
+            self.drops -= 1
+            raise PeerUnavailableError("the link broke")
+        return result
+
+
+def hold_of(signed: Signed) -> bytes:
+    """The hold that a capture is about."""
+    return decode_message(signed.body, CaptureRequest).hold_id
+
+
+__all__ = ["ACCOUNT", "NAMESPACE", "FakeLedger", "P2PError", "PaidLeg", "api_key", "hold_of"]

@@ -1,0 +1,287 @@
+"""Owns a scripted node for gateway tests: speaks the job session protocol, and misbehaves on request."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import trio
+
+from p2p.adverts import Advert, ModelAdvert
+from p2p.certificates import Chain
+from p2p.clock import Clock
+from p2p.codec import Message
+from p2p.errors import P2PError
+from p2p.job_messages import (
+    OUTPUT_HASH_START,
+    Accept,
+    AcceptFrame,
+    CancelFrame,
+    DeliveryCount,
+    DeliveryFrame,
+    EndFrame,
+    LoadReport,
+    NodeReceipt,
+    Offer,
+    OfferFrame,
+    OutputFrame,
+    RefuseFrame,
+    VoucherFrame,
+    next_output_hash,
+)
+from p2p.ledger_messages import Voucher
+from p2p.link import Link
+from p2p.network import Stream
+from p2p.signing import KeyPair, Signed, open_signed
+from p2p.types import NetworkId, public_key_of
+
+WORDS = tuple(f"word{number} " for number in range(20))
+
+
+@dataclass(slots=True)
+class Script:
+    """What a node does with the next job.
+
+    Attributes:
+        words: the whole answer, a token each; a resumed job begins after the resumed tokens.
+        batch: tokens in each frame.
+        stop_after: give this many own tokens and then do what `then` says.
+        then: "end" (properly), "drop" (break the session), "hang", "fail" (EndFrame failed).
+        refuse: refusal code, or "" to accept.
+        hold_back: wait for this event before each frame.
+        forge: changes a receipt before it is signed.
+        input_tokens: what the accept says.
+    """
+
+    words: Sequence[str] = WORDS
+    batch: int = 4
+    stop_after: int | None = None
+    then: str = "end"
+    refuse: str = ""
+    reason: str = "because"
+    input_tokens: int = 7
+    hold_back: trio.Event | None = None
+    pause_s: float = 0.0
+    forge: Callable[[NodeReceipt], NodeReceipt] | None = None
+    forge_signature: bool = False
+    accept: bool = True
+    output_before_voucher: bool = False
+
+
+@dataclass(slots=True)
+class JobSeen:
+    """What a node saw of one attempt."""
+
+    offer: Offer
+    request: dict[str, Any]
+    voucher: trio.Event = field(default_factory=trio.Event)
+    cancelled: trio.Event = field(default_factory=trio.Event)
+    ended: trio.Event = field(default_factory=trio.Event)
+    sent_tokens: int = 0
+    deliveries: list[DeliveryCount] = field(default_factory=list)
+
+
+class FakeNode:
+    """One node: give its `serve` to a network as the handler of JOBS_PROTOCOL."""
+
+    def __init__(
+        self,
+        key_pair: KeyPair,
+        network: NetworkId,
+        chain: Chain,
+        *,
+        model: ModelAdvert,
+        clock_ms: Clock,
+    ) -> None:
+        self.key_pair = key_pair
+        self.network = network
+        self.chain = chain
+        self.model = model
+        self.clock_ms = clock_ms
+        self.script = Script()
+        self.scripts: list[Script] = []
+        self.jobs: list[JobSeen] = []
+        self.load = LoadReport(0, 0, model.slots, 50.0, True)
+        self.links: list[Link] = []
+        self.addresses: tuple[str, ...] = ()
+        self._sequence = 0
+
+    def advert(self, **changes: Any) -> Signed:
+        """Sign what this node says about itself."""
+        self._sequence += 1
+        now_ms = self.clock_ms()
+        document = Advert(
+            peer_id=self.key_pair.peer_id,
+            sequence=now_ms + self._sequence,
+            issued_ms=now_ms,
+            expires_ms=now_ms + 45_000,
+            chain=self.chain,
+            addresses=self.addresses,
+            models=(self.model,),
+            software="fake/1",
+        )
+        return self.key_pair.sign(self.network, replace(document, **changes))
+
+    async def serve(self, stream: Stream) -> None:
+        """Serve one session until it ends."""
+        link = Link(stream)
+        self.links.append(link)
+        running: dict[int, tuple[JobSeen, Script]] = {}
+        try:
+            async with trio.open_nursery() as nursery:
+
+                def on_messages(messages: list[Message]) -> None:
+                    for item in messages:
+                        self._on_message(item, link, running, nursery)
+
+                await nursery.start(link.run, on_messages)
+                link.send(self.load)
+        except* P2PError:
+            pass
+        finally:
+            self.links.remove(link)
+
+    def report(self, **changes: Any) -> None:
+        """Tell all sessions a changed load."""
+        self.load = replace(self.load, **changes)
+        for link in self.links:
+            link.send(self.load)
+
+    def _on_message(
+        self,
+        item: Message,
+        link: Link,
+        running: dict[int, tuple[JobSeen, Script]],
+        nursery: trio.Nursery,
+    ) -> None:
+        match item:
+            case OfferFrame():
+                key = public_key_of(link.remote)
+                offer = open_signed(item.offer, Offer, self.network, key)
+                assert offer.node_id == self.key_pair.peer_id
+                seen = JobSeen(offer, json.loads(offer.request))
+                self.jobs.append(seen)
+                script = self.scripts.pop(0) if self.scripts else self.script
+                running[item.number] = (seen, script)
+                nursery.start_soon(self._work, item, seen, script, link)
+            case VoucherFrame():
+                if item.number in running:
+                    seen = running[item.number][0]
+                    voucher = open_signed(item.voucher, Voucher, self.network)
+                    assert voucher.hold_id == seen.offer.hold_id
+                    assert voucher.job_id == seen.offer.job_id
+                    assert voucher.maximum >= seen.offer.maximum
+                    seen.voucher.set()
+            case CancelFrame():
+                if item.number in running:
+                    running[item.number][0].cancelled.set()
+            case DeliveryFrame():
+                key = public_key_of(link.remote)
+                count = open_signed(item.delivery, DeliveryCount, self.network, key)
+                if item.number in running:
+                    running[item.number][0].deliveries.append(count)
+            case _:
+                raise AssertionError(f"a {type(item).__name__} from a gateway")
+
+    async def _work(self, frame: OfferFrame, seen: JobSeen, script: Script, link: Link) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+
+                async def watch() -> None:
+                    await seen.cancelled.wait()
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(watch)
+                await self._run(frame, seen, script, link)
+                nursery.cancel_scope.cancel()
+        except* P2PError:
+            pass
+        finally:
+            seen.ended.set()
+        if seen.cancelled.is_set() and link.is_open:
+            link.send(EndFrame(frame.number, "cancelled", ""))
+
+    async def _run(self, frame: OfferFrame, seen: JobSeen, script: Script, link: Link) -> None:
+        number, offer = frame.number, seen.offer
+        if script.refuse:
+            link.send(RefuseFrame(number, script.refuse, script.reason, 1500, 2000, 1024))
+            return
+        if not script.accept:
+            await trio.sleep_forever()
+        offer_hash = hashlib.sha256(frame.offer.body).digest()
+        accept = Accept(
+            offer.job_id, offer.attempt, offer_hash, script.input_tokens, offer.output_tokens_max
+        )
+        link.send(AcceptFrame(number, self.key_pair.sign(self.network, accept)))
+        if not script.output_before_voucher:
+            await seen.voucher.wait()
+        words = list(script.words)[len(offer.resume_tokens) : offer.output_tokens_max]
+        state = _Output(self, offer, offer_hash, script)
+        count = len(words) if script.stop_after is None else min(script.stop_after, len(words))
+        for start in range(0, count, script.batch):
+            if script.hold_back is not None:
+                await script.hold_back.wait()
+            if script.pause_s:
+                await trio.sleep(script.pause_s)
+            part = words[start : min(start + script.batch, count)]
+            first = len(offer.resume_tokens) + start
+            link.send(state.frame(number, tuple(range(first, first + len(part))), "".join(part)))
+            seen.sent_tokens += len(part)
+        if script.then == "drop":
+            await trio.sleep(0.05)  # let the frames leave
+            await link._stream.reset()
+        elif script.then == "hang":
+            await trio.sleep_forever()
+        elif script.then == "fail":
+            link.send(EndFrame(number, "failed", "the runtime died", state.receipt(True, "failed")))
+        else:
+            whole = len(offer.resume_tokens) + len(words) < len(script.words)
+            outcome = "length" if whole else "stop"
+            link.send(EndFrame(number, outcome, "", state.receipt(True, outcome)))
+
+
+class _Output:
+    """The running receipt of one attempt."""
+
+    def __init__(self, node: FakeNode, offer: Offer, offer_hash: bytes, script: Script) -> None:
+        self.node = node
+        self.offer = offer
+        self.offer_hash = offer_hash
+        self.script = script
+        self.hash = OUTPUT_HASH_START
+        self.tokens = 0
+
+    def frame(self, number: int, token_ids: tuple[int, ...], text: str) -> OutputFrame:
+        self.hash = next_output_hash(self.hash, token_ids, text)
+        self.tokens += len(token_ids)
+        return OutputFrame(number, token_ids, text, self.receipt(False, ""))
+
+    def receipt(self, final: bool, finish_reason: str) -> Signed:
+        offer = self.offer
+        document = NodeReceipt(
+            job_id=offer.job_id,
+            attempt=offer.attempt,
+            offer_hash=self.offer_hash,
+            hold_id=offer.hold_id,
+            gateway_id=offer.gateway_id,
+            request_hash=offer.request_hash,
+            model_digest=offer.model_digest,
+            model_id=self.node.model.model_id,
+            output_hash=self.hash,
+            input_tokens=self.script.input_tokens,
+            output_tokens=self.tokens,
+            started_ms=0,
+            at_ms=self.node.clock_ms(),
+            final=final,
+            finish_reason=finish_reason,
+            seed=offer.seed,
+        )
+        if self.script.forge is not None:
+            document = self.script.forge(document)
+        signed = self.node.key_pair.sign(self.node.network, document)
+        if self.script.forge_signature:
+            return Signed(signed.body, signed.signer, bytes(64))
+        return signed
