@@ -34,7 +34,7 @@ from ledger.errors import (
 from ledger.ledger import Ledger
 from ledger.limits import KEY_CACHE_S
 from ledger.operations import PlaceHold, ReleaseHold
-from ledger.queries import KeyView, account_view, earnings_view, key_view, namespace_view
+from ledger.store.queries import KeyView, account_view, earnings_view, key_view, namespace_view
 from ledger.transfer_rules import check_key_usable
 from p2p.api_keys import lookup_mac, same
 from p2p.calls import Caller, CallHandler

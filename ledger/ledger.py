@@ -13,17 +13,16 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import trio
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
 
-from ledger.database import open_engine, plain_message, prepare
 from ledger.errors import LedgerError, StorageError
-from ledger.integrity import check_integrity
 from ledger.limits import READERS_MAX, SWEEP_HOLDS_MAX, SWEEP_INTERVAL_S
 from ledger.operations import BindNode, ExpireHold, Operation
-from ledger.queries import expired_holds
-from ledger.store import Store
-from ledger.writer import Ticket, Writer
+from ledger.store.database import open_engine, prepare
+from ledger.store.group import Store
+from ledger.store.integrity import check_integrity
+from ledger.store.queries import expired_holds
+from ledger.store.reader import Query, Reader
+from ledger.store.writer import Ticket, Writer
 from p2p.ledger_messages import TransferResult
 from p2p.types import AccountId, NetworkId, PeerId
 
@@ -53,7 +52,7 @@ class Ledger:
         self._network_id = network_id
         self._clock_ms = clock_ms
         self._sweep_interval_s = sweep_interval_s
-        self._readers: Engine | None = None
+        self._reader: Reader | None = None
         self._writer: Writer[trio.Event] | None = None
         self._reader_limiter = trio.CapacityLimiter(READERS_MAX)
 
@@ -63,18 +62,18 @@ class Ledger:
         Raises: IntegrityError (the database breaks a rule or is another network's), StorageError.
         """
         engine = open_engine(self._url, writer=True)
-        readers = open_engine(self._url, writer=False)
+        reader = Reader(open_engine(self._url, writer=False))
         try:
             await trio.to_thread.run_sync(prepare, engine, self._network_id)
-            self._readers = readers
+            self._reader = reader
             await self.check_integrity()
-            await self._serve(engine, task_status)
+            await self._serve(Store(engine), task_status)
         finally:
-            self._writer = self._readers = None
+            self._writer = self._reader = None
             engine.dispose()
-            readers.dispose()
+            reader.close()
 
-    async def _serve(self, engine: Engine, task_status: trio.TaskStatus[Ledger]) -> None:
+    async def _serve(self, store: Store, task_status: trio.TaskStatus[Ledger]) -> None:
         token = trio.lowlevel.current_trio_token()
 
         def wake(tickets: list[Ticket[trio.Event]]) -> None:
@@ -83,7 +82,7 @@ class Ledger:
             except trio.RunFinishedError:
                 log.debug("%d ledger operations ended after the program", len(tickets))
 
-        writer = Writer(Store(engine), clock_ms=self._clock_ms, on_done=wake)
+        writer = Writer(store, clock_ms=self._clock_ms, on_done=wake)
         async with trio.open_nursery() as nursery:
             # Not abandoned on cancel: the nursery waits until the last group is committed.
             nursery.start_soon(_run_in_thread, writer.run)
@@ -117,23 +116,14 @@ class Ledger:
         """
         await self.submit(BindNode(peer_id, account_id))
 
-    async def read(self, query: Callable[[Connection], T]) -> T:
-        """Run a query (`ledger.queries`) in a transaction of its own, in a thread.
+    async def read(self, query: Query[T]) -> T:
+        """Run a query (`ledger.store.queries`) in a transaction of its own, in a thread.
 
         Raises: StorageError.
         """
-        readers = self._readers
-        if readers is None:
+        if self._reader is None:
             raise StorageError("the ledger is not running")
-
-        def work() -> T:
-            try:
-                with readers.begin() as connection:
-                    return query(connection)
-            except SQLAlchemyError as error:
-                raise StorageError(f"the database failed: {plain_message(error)}") from error
-
-        return await trio.to_thread.run_sync(work, limiter=self._reader_limiter)
+        return await trio.to_thread.run_sync(self._reader.run, query, limiter=self._reader_limiter)
 
     async def check_integrity(self) -> None:
         """Check the whole database. Raises: IntegrityError, StorageError."""

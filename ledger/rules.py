@@ -1,7 +1,7 @@
 """Owns the entry to the rules of money: one function that decides any operation. Pure.
 
 Rules that always hold (checked on every path by `ledger.book` and the tables, and by
-`ledger.integrity` at start): the entries of a transfer add up to zero; a namespace's available and
+the start check): the entries of a transfer add up to zero; a namespace's available and
 held balances are never negative; each hold ends exactly once; each ID makes one transfer; nothing
 is rewritten.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -67,7 +68,7 @@ class GatewayWorld:
             FakeNode(
                 pair,
                 trust.NETWORK,
-                trust.node_chain(pair, **options),
+                self._node_chain(pair),
                 model=MODEL_ADVERT,
                 clock_ms=self.clock_ms,
             )
@@ -76,6 +77,12 @@ class GatewayWorld:
         self.stop = trio.Event()
         self.running: RunningGateway | None = None
         self.key = api_key()
+
+    def _node_chain(self, pair: KeyPair) -> tuple[Signed, ...]:
+        leaf = trust.certificate(
+            pair.peer_id, Role.NODE, trust.BOOTSTRAP, issued_ms=self.issued_ms
+        )
+        return (leaf, *trust.bootstrap_chain(issued_ms=self.issued_ms))
 
     def _book(self) -> ConfigurationBook:
         book = ConfigurationBook(trust.NETWORK)
@@ -171,6 +178,16 @@ class GatewayWorld:
             timeout=30,
             trust_env=False,
         )
+
+    async def raw_post(self, path: str, body: dict[str, Any]) -> trio.SocketStream:
+        """Send a request on a bare socket, to leave when one likes."""
+        assert self.running is not None
+        data = json.dumps(body).encode()
+        stream = await trio.open_tcp_stream("127.0.0.1", self.running.http_port)
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {self.key.text}\r\n"
+        head += f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+        await stream.send_all(head.encode() + data)
+        return stream
 
     async def _ready(self, client: httpx.AsyncClient) -> None:
         with trio.fail_after(20):

@@ -126,9 +126,7 @@ WORLDS: dict[str, Callable[[], World]] = {"memory": MemoryWorld, "libp2p": LibP2
 
 
 @asynccontextmanager
-async def connected_pair(
-    world: World, **options: Any
-) -> AsyncIterator[tuple[Network, Network]]:
+async def connected_pair(world: World, **options: Any) -> AsyncIterator[tuple[Network, Network]]:
     """Open two networks, the first connected to the second."""
     async with AsyncExitStack() as stack:
         one = await stack.enter_async_context(world.open("one", **options))

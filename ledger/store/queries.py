@@ -10,9 +10,17 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, select
 
 from ledger.accounts import earnings_account, fees_account
-from ledger.loading import account_of, key_from_row
 from ledger.records import Account, ApiKeyEntry, HoldEnd, HoldState
-from ledger.tables import API_KEYS, ENTRIES, GRANTS, HOLDS, NAMESPACES, NODE_BINDINGS, TRANSFERS
+from ledger.store.loading import account_of, key_from_row
+from ledger.store.tables import (
+    API_KEYS,
+    ENTRIES,
+    GRANTS,
+    HOLDS,
+    NAMESPACES,
+    NODE_BINDINGS,
+    TRANSFERS,
+)
 from p2p.types import AccountId, PeerId
 
 

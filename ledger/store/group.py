@@ -21,13 +21,13 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ledger.book import Book
-from ledger.database import plain_message
 from ledger.errors import LedgerError, RequestError, StorageError
 from ledger.limits import GROUP_ATTEMPTS_MAX
-from ledger.loading import load_book
 from ledger.operations import Operation
 from ledger.rules import decide
-from ledger.writing import write_book
+from ledger.store.database import plain_message
+from ledger.store.loading import load_book
+from ledger.store.writing import write_book
 from p2p.ledger_messages import TransferResult
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Store:
     """Applies groups of operations to one database. Used by one thread."""
 
     def __init__(self, engine: Engine) -> None:
-        """Write through this engine (`ledger.database.open_engine(writer=True)`)."""
+        """Write through this engine (`ledger.store.database.open_engine(writer=True)`)."""
         self._engine = engine
         self._connection: Connection | None = None
 

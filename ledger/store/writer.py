@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 from ledger.errors import LedgerBusyError, StorageError
 from ledger.limits import GROUP_OPERATIONS_MAX, QUEUE_OPERATIONS_MAX
 from ledger.operations import Operation
-from ledger.store import Outcome, Store
+from ledger.store.group import Outcome, Store
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.sql.expression import ClauseElement
 
-from ledger.tables import HOLDS, TRANSFERS
+from ledger.store.tables import HOLDS, TRANSFERS
 
 Values = tuple[Any, ...]
 

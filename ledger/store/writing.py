@@ -11,8 +11,8 @@ from sqlalchemy import Connection
 
 from ledger.book import Book
 from ledger.records import Hold, HoldState, Transfer
-from ledger.statements import insert_rows, update_rows
-from ledger.tables import (
+from ledger.store.statements import insert_rows, update_rows
+from ledger.store.tables import (
     ACCOUNT_KEYS,
     ACCOUNTS,
     API_KEYS,

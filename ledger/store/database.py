@@ -17,7 +17,7 @@ from sqlmodel import SQLModel
 
 from ledger.errors import IntegrityError, StorageError
 from ledger.limits import BUSY_TIMEOUT_S, READERS_MAX
-from ledger.tables import IMMUTABLE, META, NUMBERS, SCHEMA_VERSION, TABLES
+from ledger.store.tables import IMMUTABLE, META, NUMBERS, SCHEMA_VERSION, TABLES
 from p2p.types import NetworkId
 
 _SETUP_LOCK = 0x7265_7375_6C74

@@ -37,8 +37,8 @@ from ledger.records import (
     Namespace,
     PastTransfer,
 )
-from ledger.statements import select_holds, select_past, select_rows
-from ledger.tables import (
+from ledger.store.statements import select_holds, select_past, select_rows
+from ledger.store.tables import (
     ACCOUNT_KEYS,
     ACCOUNTS,
     API_KEYS,

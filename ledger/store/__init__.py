@@ -1,0 +1,1 @@
+"""The SQL side of the ledger: tables, group commits, reading, checking."""
