@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import trio
 
+from bootstrap.account_door import AccountDoor
 from bootstrap.admission_service import AdmissionService
 from bootstrap.advert_directory import AdvertDirectory
 from bootstrap.configuration_service import ConfigurationService
@@ -18,8 +19,8 @@ from bootstrap.limits import (
     CERTIFICATE_WARNING_S,
 )
 from bootstrap.settings import BootstrapSettings
+from ledger.errors import LedgerError
 from ledger.ledger import Ledger
-from ledger.operations import FoundAccount
 from p2p.adverts import check_record
 from p2p.call_service import handle_calls
 from p2p.calls import ADMISSION_PROTOCOL, CALLS_PROTOCOL
@@ -28,7 +29,7 @@ from p2p.clock import Clock, system_clock_ms
 from p2p.codec import decode_message
 from p2p.configuration_book import ConfigurationBook
 from p2p.configuration_sync import follow_configuration
-from p2p.errors import P2PError
+from p2p.errors import P2PError, RefusedError
 from p2p.identity import load_or_create_key
 from p2p.ledger_messages import AccountFounding
 from p2p.listening import choose_listen_addresses, remember_port
@@ -127,14 +128,19 @@ def _serve_calls(
     clock_ms: Clock,
     book: ConfigurationBook,
 ) -> None:
+    door = AccountDoor(ledger, lambda: book.current, clock_ms)
+
     async def bind_node(peer_id: PeerId, account_id: AccountId, founding: Signed) -> None:
         document = open_signed(founding, AccountFounding, network.network_id)
-        await ledger.submit(FoundAccount(founding, document))
-        await ledger.bind_node(peer_id, account_id)
+        try:
+            await door.open(founding, document)
+            await ledger.bind_node(peer_id, account_id)
+        except LedgerError as error:
+            raise RefusedError(error.code, str(error), error.retry_after_s) from error
 
     admission = AdmissionService(membership, book, bind_node, clock_ms=clock_ms)
     money = LedgerService(
-        ledger, membership.key_pair, network.network_id, lambda: book.current, clock_ms
+        ledger, membership.key_pair, network.network_id, lambda: book.current, clock_ms, door
     )
     handle_calls(
         network,

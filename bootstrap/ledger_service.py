@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bootstrap.account_door import AccountDoor
 from bootstrap.ledger_checks import (
     AllowedTerms,
     account_operation,
@@ -33,7 +34,7 @@ from ledger.errors import (
 )
 from ledger.ledger import Ledger
 from ledger.limits import KEY_CACHE_S
-from ledger.operations import PlaceHold, ReleaseHold
+from ledger.operations import FoundAccount, PlaceHold, ReleaseHold
 from ledger.store.queries import KeyView, account_view, earnings_view, key_view, namespace_view
 from ledger.transfer_rules import check_key_usable
 from p2p.api_keys import lookup_mac, same
@@ -70,6 +71,7 @@ class LedgerService:
         network_id: NetworkId,
         configuration: Callable[[], NetworkConfiguration],
         clock_ms: Callable[[], int],
+        door: AccountDoor,
     ) -> None:
         """Serve a running ledger.
 
@@ -77,8 +79,10 @@ class LedgerService:
             key_pair: the bootstrap's: signs vouchers.
             configuration: gives the network configuration in force.
             clock_ms: milliseconds since 1970.
+            door: opens accounts (shared with admission).
         """
         self._ledger = ledger
+        self._door = door
         self._key_pair = key_pair
         self._network_id = network_id
         self._terms = AllowedTerms(configuration)
@@ -188,6 +192,8 @@ class LedgerService:
         signed = decode_message(body, Signed)
         configuration = self._terms.current(self._clock_ms())
         operation = account_operation(self._network_id, signed, configuration)
+        if isinstance(operation, FoundAccount):
+            return encode_message(await self._door.open(signed, operation.document))
         return encode_message(await self._ledger.submit(operation))
 
     async def _statement(self, caller: Caller, body: bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+from bootstrap.account_door import AccountDoor
 from bootstrap.ledger_service import LedgerService
 from ledger.client import LedgerClient
 from ledger.ledger import Ledger
@@ -63,8 +64,9 @@ class Desk:
         self.world = World()
         self.configuration = CONFIGURATION
         self.ledger = ledger
+        door = AccountDoor(ledger, lambda: self.configuration, self.clock_ms)
         self.service = LedgerService(
-            ledger, BOOTSTRAP, NETWORK, lambda: self.configuration, self.clock_ms
+            ledger, BOOTSTRAP, NETWORK, lambda: self.configuration, self.clock_ms, door
         )
         self.handlers = self.service.handlers()
         self.account_id = AccountId("")

@@ -17,7 +17,7 @@ from p2p.codec import decode_message, encode_message
 from p2p.errors import MalformedError, RefusedError, StaleError, UntrustedError
 from p2p.ledger_messages import CaptureLeg, Grant, HoldResult, Statement, TransferResult, Voucher
 from p2p.network_configuration import price_terms
-from p2p.signing import open_signed
+from p2p.signing import KeyPair, open_signed
 from p2p.types import Role
 from tests.fakes.ledger_desk import (
     ACCOUNT,
@@ -355,3 +355,18 @@ async def test_many_tasks_cannot_overspend(desk: Desk) -> None:
     assert len(admitted) == 100
     assert refusals == ["insufficient_funds"] * 28
     await desk.ledger.check_integrity()
+
+
+async def test_accounts_open_at_the_rate_of_the_configuration(desk: Desk) -> None:
+    participation = CONFIGURATION.participation.model_copy(
+        update={"accounts_opened_per_hour_max": 2}
+    )
+    desk.configuration = CONFIGURATION.model_copy(update={"participation": participation})
+    first = desk.client(KeyPair(bytes([41]) * 32))
+    account_id = await first.found_account(bytes(32))
+    await desk.client(KeyPair(bytes([42]) * 32)).found_account(bytes(32))
+    late = desk.client(KeyPair(bytes([43]) * 32))
+    await refused("limit_reached", late.found_account(bytes(32)))
+    await first.open_namespace(account_id, "still-works")
+    desk.world.now_ms += 1_800_000
+    await late.found_account(bytes(32))
