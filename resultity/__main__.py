@@ -23,11 +23,7 @@ COMMANDS = {
 }
 
 
-@click.group(
-    cls=LazyGroup,
-    lazy=COMMANDS,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+@click.group(cls=LazyGroup, lazy=COMMANDS)
 @click.version_option(package_name="resultity")
 def main() -> None:
     """Resultity: other people's computers behind one OpenAI-compatible API.

@@ -25,7 +25,7 @@ class Answer:
 
 
 class RecordingClient:
-    """An OpenAI client that remembers the body of its last request."""
+    """An OpenAI client, made as any user makes it, that remembers the body of its last request."""
 
     def __init__(self, base_url: str, api_key: str) -> None:
         self.request = b""
@@ -43,6 +43,12 @@ class RecordingClient:
         if request.method == "POST":
             self.request = request.read()
 
+    def __enter__(self) -> RecordingClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.openai.close()
+
     def first_model(self) -> str:
         """The first model that the gateway lists."""
         return str(self.openai.models.list().data[0].id)
@@ -54,11 +60,6 @@ def _named_errors() -> Iterator[None]:
         yield
     except openai.OpenAIError as error:
         raise GatewayCallError(f"the question was not answered: {error}") from error
-
-
-def make_client(base_url: str, api_key: str) -> RecordingClient:
-    """Make a client as any OpenAI user would: another base URL, another key."""
-    return RecordingClient(base_url, api_key)
 
 
 def ask_streamed(client: RecordingClient, question: str, show: Callable[[str], None]) -> Answer:

@@ -17,10 +17,11 @@ import psutil
 from rich.console import Console
 
 from resultity.accounts import show_credits
-from resultity.demo_answers import Answer, ask_streamed, ask_whole, make_client
+from resultity.demo_answers import Answer, RecordingClient, ask_streamed, ask_whole
 from resultity.errors import ProcessError, ReceiptError, ResultityError
 from resultity.http_json import gateway_root, get_json
 from resultity.local.folders import LocalFolders
+from resultity.local.processes import wait_gone
 from resultity.local.state import read_state
 from resultity.local.supervise import stop_network
 from resultity.role_process import reported_errors
@@ -60,16 +61,16 @@ def _demo(root: Path, say: Any) -> None:
         say(f"  {process['role']:<9} pid {process['pid']:<7} {process['peer_id']}")
     before = _balance(facts)
     say(f"\nBalance before: {show_credits(before)} credits")
-    client = make_client(facts["base_url"], facts["api_key"])
-    say(f"\n> {QUESTIONS[0]}   (streamed)")
-    answers = [ask_streamed(client, QUESTIONS[0], lambda text: say(text, end=""))]
-    say("")
-    say(f"\n> {QUESTIONS[1]}   (whole)")
-    answers.append(ask_whole(client, QUESTIONS[1]))
-    say(answers[1].text)
-    say("")
+    with RecordingClient(facts["base_url"], facts["api_key"]) as client:
+        say(f"\n> {QUESTIONS[0]}   (streamed)")
+        answers = [ask_streamed(client, QUESTIONS[0], lambda text: say(text, end=""))]
+        say("")
+        say(f"\n> {QUESTIONS[1]}   (whole)")
+        answers.append(ask_whole(client, QUESTIONS[1]))
+        say(answers[1].text)
+        say("")
     for answer in answers:
-        _verify(root, facts, answer, say)
+        verify_in_another_process(root, facts, answer, say)
     paid = sum(answer.price_microcredits for answer in answers)
     after = _settled_balance(facts)
     say(f"\nPrice paid:     {show_credits(paid)} credits")
@@ -80,7 +81,7 @@ def _demo(root: Path, say: Any) -> None:
         raise ResultityError(f"the answer was {answers[0].text!r}, not Paris")
     say("\nStopping ...")
     _stop(root, lambda text: None)
-    left = [process for family in families for process in family if process.is_running()]
+    left = wait_gone([process for family in families for process in family], timeout_s=0)
     if left:
         raise ProcessError(f"still running: {', '.join(str(process.pid) for process in left)}")
     say(f"Nothing is left running. That took {time.monotonic() - began:.1f} s.")
@@ -128,7 +129,7 @@ def _settled_balance(facts: dict[str, Any]) -> int:
         time.sleep(0.1)
 
 
-def _verify(root: Path, facts: dict[str, Any], answer: Answer, say: Any) -> None:
+def verify_in_another_process(root: Path, facts: dict[str, Any], answer: Answer, say: Any) -> None:
     """Have a process that is given public things only check a receipt."""
     public = get_json(f"{gateway_root(facts['base_url'])}/resultity/v1/network")
     folder = root / "receipts"

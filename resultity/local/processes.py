@@ -19,7 +19,7 @@ from resultity.errors import ProcessError
 from resultity.local.folders import LocalFolders
 from resultity.local.state import ProcessRecord, find_process, record_of
 
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 300.0
 """A model of many gigabytes is hashed and loaded before a node serves; a stuck start ends here."""
 POLL_INTERVAL_S = 0.05
 STOP_TIMEOUT_S = 10.0
@@ -131,16 +131,35 @@ def stop_processes(
             # A stopped (SIGSTOP) process gets its SIGTERM only when it goes on.
             _resume(process)
             say(f"stopping {record.name} (pid {record.pid})")
-        _, left = psutil.wait_procs([process for _, process in running], timeout=timeout_s)
-        for process in left:
+        for process in wait_gone([process for _, process in running], timeout_s):
             say(f"pid {process.pid} did not end within {timeout_s:g} s: killed")
             _signal(process, kill=True)
         # A runtime ends by itself when its agent is gone.
-        _, orphans = psutil.wait_procs(families, timeout=KILL_TIMEOUT_S)
+        orphans = wait_gone(families, KILL_TIMEOUT_S)
         for process in orphans:
             _signal(process, kill=True)
-        psutil.wait_procs(orphans, timeout=KILL_TIMEOUT_S)
+        wait_gone(orphans, KILL_TIMEOUT_S)
     return stopped
+
+
+def wait_gone(processes: Sequence[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Wait until processes have ended, and give those that have not.
+
+    A zombie has ended: its parent (init, for a detached network) may take seconds to notice.
+    """
+    deadline = time.monotonic() + timeout_s
+    left = [process for process in processes if _works(process)]
+    while left and time.monotonic() < deadline:
+        time.sleep(POLL_INTERVAL_S)
+        left = [process for process in left if _works(process)]
+    return left
+
+
+def _works(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _family(process: psutil.Process) -> list[psutil.Process]:
