@@ -15,11 +15,11 @@ from p2p.errors import (
     PeerUnavailableError,
     RefusedError,
     SessionLostError,
-    StaleError,
     UntrustedError,
     WrongNetworkError,
 )
 from p2p.limits import DIAL_TIMEOUT_S, GOSSIP_MESSAGE_BYTES_MAX, HELLO_TIMEOUT_S
+from p2p.memory_directory import MemoryDirectory
 from p2p.memory_wire import MemoryStream, Wire
 from p2p.network import Access, Gate, GossipMessage, Provider, RecordCheck, Stream, StreamHandler
 from p2p.subscriptions import Subscription
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 JOBS_MAX = 100_000
-RECORD_BYTES_MAX = 16 * 1024
 REFUSAL_LINGER_S = 0.5
 OPEN_TIMEOUT_S = 5.0
 
@@ -57,10 +56,8 @@ class MemoryNetwork:
         self.directory_server = True
         self.pre_shared_key: bytes | None = None
         self.on_stop: Callable[[], None] | None = None
-        self.providers: dict[bytes, dict[PeerId, tuple[str, ...]]] = {}
-        self.records: dict[bytes, bytes] = {}
         self._gate = gate
-        self._record_check = record_check
+        self.directory = MemoryDirectory(self, record_check)
         self._handlers: dict[str, tuple[StreamHandler, bool]] = {}
         self._wires: list[Wire] = []
         self._subscriptions: dict[str, Subscription] = {}
@@ -280,6 +277,8 @@ class MemoryNetwork:
         try:
             await handler(stream)
             broken = False
+        except P2PError as error:
+            _logger.debug("the handler of %s ended for %s: %s", protocol, stream.remote, error)
         except Exception:
             _logger.exception("the handler of %s failed for %s", protocol, stream.remote)
         finally:
@@ -345,72 +344,18 @@ class MemoryNetwork:
 
     # --- directory --------------------------------------------------------------------------
 
-    async def _servers(self) -> list[MemoryNetwork]:
-        """Give the members that serve the directory and can be reached."""
-        await trio.sleep(self.hub.draw_delay_s(self.local, self.local))
-        if not self.gossip_hops():
-            return []
-        return [
-            network
-            for peer_id, network in sorted(self.hub.networks.items())
-            if network is not self
-            and network.directory_server
-            and network.network_id == self.network_id
-            and network.gossip_hops()
-            and not self.hub.silent_between(self.local, peer_id)
-        ]
-
     async def provide(self, key: bytes) -> None:
         """Say on the directory that we provide a key."""
-        servers = await self._servers()
-        if not servers:
-            raise PeerUnavailableError("no peer of the directory took the announcement")
-        for server in servers:
-            server.providers.setdefault(key, {})[self.local] = self.addresses()
+        await self.directory.provide(key)
 
     async def find_providers(self, key: bytes) -> list[Provider]:
         """Ask the directory who provides a key."""
-        found: dict[PeerId, tuple[str, ...]] = dict(self.providers.get(key, {}))
-        for server in await self._servers():
-            found.update(server.providers.get(key, {}))
-        return [Provider(peer_id, addresses) for peer_id, addresses in found.items()]
+        return await self.directory.find_providers(key)
 
     async def put_record(self, key: bytes, value: bytes) -> None:
         """Store a record that passes the RecordCheck."""
-        if len(value) > RECORD_BYTES_MAX:
-            raise MalformedError(f"a record has at most {RECORD_BYTES_MAX} bytes")
-        sequence = self._record_check(key, value)
-        if key in self.records and self._record_check(key, self.records[key]) > sequence:
-            raise StaleError("a newer record is stored already")
-        self.records[key] = value
-        servers = await self._servers()
-        if not servers:
-            raise PeerUnavailableError("there is no peer of the directory to keep the record")
-        for server in servers:
-            server.keep_record(key, value)
-
-    def keep_record(self, key: bytes, value: bytes) -> None:
-        """Keep another peer's record if it is valid and not older than ours."""
-        try:
-            sequence = self._record_check(key, value)
-            if key in self.records and self._record_check(key, self.records[key]) > sequence:
-                return
-        except P2PError:
-            return
-        self.records[key] = value
+        await self.directory.put_record(key, value)
 
     async def get_record(self, key: bytes) -> bytes | None:
         """Look a record up on the directory, newest wins."""
-        best: bytes | None = None
-        best_sequence = -1
-        for network in [self, *await self._servers()]:
-            value = network.records.get(key)
-            if value is None:
-                continue
-            try:
-                sequence = self._record_check(key, value)
-            except P2PError:
-                continue
-            if sequence > best_sequence:
-                best, best_sequence = value, sequence
-        return best
+        return await self.directory.get_record(key)

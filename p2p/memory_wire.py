@@ -49,8 +49,9 @@ class Pipe:
 
     def end(self) -> None:
         """The sender sends no more."""
-        self.ended = True
-        self.notify()
+        if not self.broken:
+            self.ended = True
+            self.notify()
 
     def break_off(self) -> None:
         """Both sides lose the stream; what has arrived can be read."""
@@ -58,6 +59,7 @@ class Pipe:
         now_s = trio.current_time()
         while self._chunks and self._chunks[-1][0] > now_s:
             self._size_bytes -= len(self._chunks.pop()[1])
+            self.ended = False
         self.notify()
 
     def discard(self) -> None:
@@ -101,10 +103,10 @@ class Pipe:
                 with trio.move_on_after(wait_s):
                     await changed.wait()
                 continue
-            if self.broken:
-                raise SessionLostError("the stream is gone")
             if self.ended:
                 return b""
+            if self.broken:
+                raise SessionLostError("the stream is gone")
             await changed.wait()
 
     def _take(self) -> bytes:

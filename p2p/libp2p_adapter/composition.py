@@ -106,6 +106,9 @@ async def _listen(swarm: RepairedSwarm, addresses: Sequence[Multiaddr]) -> None:
 async def _close(host: GatedHost) -> None:
     """Say goodbye on every connection: otherwise peers keep them until they fall silent."""
     with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_TIMEOUT_S):
+        async with trio.open_nursery() as nursery:  # upstream closes one after the other
+            for conn in host.get_network().get_connections():
+                nursery.start_soon(conn.close)
         await host.close()
 
 

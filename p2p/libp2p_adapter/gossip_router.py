@@ -25,6 +25,7 @@ from p2p.libp2p_adapter.limits import (
     MESH_DEGREE_HIGH,
     MESH_DEGREE_LOW,
     PRUNE_BACK_OFF_S,
+    RECENT_MESSAGES_MAX,
     UNSUBSCRIBE_BACK_OFF_S,
 )
 
@@ -52,7 +53,8 @@ class GossipRouter(GossipSub):
     async def publish(self, msg_forwarder: ID, pubsub_msg: Any) -> None:
         """Send a message on to the mesh (or, if we are not subscribed, to the fan-out)."""
         assert self.pubsub is not None
-        self.mcache.put(pubsub_msg)
+        if len(self.mcache.msgs) < RECENT_MESSAGES_MAX:
+            self.mcache.put(pubsub_msg)
         rpc = rpc_pb2.RPC(publish=[pubsub_msg])
         origin = ID(pubsub_msg.from_id)
         data = rpc.SerializeToString()

@@ -174,6 +174,9 @@ class GatedHost(BasicHost):
             link.hello_begun = True
             connections = self.connections
             return lambda net_stream: connections.serve_hello(link, net_stream)
+        served = self.served.get(protocol)
+        if served is None:
+            return None
         if not link.settled.is_set():
             if link.waiting >= STREAMS_WAITING_PER_CONNECTION_MAX:
                 return None
@@ -182,8 +185,7 @@ class GatedHost(BasicHost):
                 await link.settled.wait()
             finally:
                 link.waiting -= 1
-        served = self.served.get(protocol)
-        if served is None or link.access is None:
+        if link.access is None:
             return None
         if link.access is not Access.MEMBER and not served.newcomers:
             return None

@@ -94,6 +94,8 @@ IWANT_REPLY_BYTES_MAX = 128 * 1024
 GOSSIP_RETRY_S = 1.0
 GOSSIP_STREAMS_PER_PEER_MAX = 4
 """Inbound gossip streams of one peer: an old one may not have ended when the next comes."""
+RECENT_MESSAGES_MAX = 2000
+"""Kept for five heartbeats, for those who missed them: at most 32 MB."""
 GOSSIP_JOBS_MAX = 10_000
 """Background tasks that wait to be started: two for each subscription that a peer announces."""
 

@@ -41,9 +41,9 @@ from p2p.libp2p_adapter.limits import (
     STREAM_LINGER_S,
     STREAMS_ACCEPTED_MAX,
     STREAMS_OPEN_MAX,
-    WRITE_STALL_S_MAX,
 )
 from p2p.libp2p_adapter.muxer_stream import MuxerStream
+from p2p.libp2p_adapter.noise_socket import SessionTransport, Transport, transport_of
 
 _logger = logging.getLogger(__name__)
 
@@ -52,6 +52,16 @@ _HEADER_BYTES = 12
 _DATA, _WINDOW, _PING, _GO_AWAY = 0, 1, 2, 3
 _SYN, _ACK, _FIN, _RST = 1, 2, 4, 8
 _NORMAL, _PROTOCOL_ERROR = 0, 1
+
+
+_WRITE_ERRORS = (
+    OSError,
+    IOException,
+    RawConnError,
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+    trio.TooSlowError,
+)
 
 
 class MuxerProtocolError(Exception):
@@ -84,6 +94,7 @@ class Muxer(Yamux):
         self._writing = False
         self._accepted_count = 0
         self._heard_at = 0.0
+        self._transport: Transport = SessionTransport(secured_conn)
         self._body_stream: MuxerStream | None = None
         self._body_remaining = 0
         self._body_flags = 0
@@ -93,6 +104,7 @@ class Muxer(Yamux):
     async def start(self) -> None:
         """Read and write until the connection is gone."""
         self._heard_at = trio.current_time()
+        self._transport = transport_of(self.secured_conn)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write_loop)
@@ -190,7 +202,7 @@ class Muxer(Yamux):
         await trio.lowlevel.checkpoint()
 
     async def _write_loop(self) -> None:
-        write = self.secured_conn.write
+        write = self._transport.write
         while not self.event_shutting_down.is_set():
             if not self._outbox:
                 self._outbox_event = trio.Event()
@@ -201,9 +213,8 @@ class Muxer(Yamux):
             self._outbox_bytes = 0
             self._writing = True
             try:
-                with trio.fail_after(WRITE_STALL_S_MAX):
-                    await write(data)
-            except (OSError, IOException, RawConnError, trio.TooSlowError) as error:
+                await write(data)
+            except _WRITE_ERRORS as error:
                 _logger.debug("writing to %s: %s", self.peer_id, error)
                 break
             finally:
@@ -244,17 +255,16 @@ class Muxer(Yamux):
 
     async def _read_loop(self) -> None:
         buffer = bytearray()
-        session = self.secured_conn
         try:
             while not self.event_shutting_down.is_set():
-                chunk = await session.read(None)
+                chunk = await self._transport.read()
                 self._heard_at = trio.current_time()
                 if not chunk:
                     return
                 buffer += chunk
                 del buffer[: self._take(buffer)]
         except MuxerProtocolError as error:
-            _logger.warning("closing the connection to %s: %s", self.peer_id, error)
+            _logger.info("closing the connection to %s: %s", self.peer_id, error)
             with trio.move_on_after(CLOSE_FLUSH_S):
                 await self.close(_PROTOCOL_ERROR)
         except (OSError, IOException, RawConnError, ValueError) as error:

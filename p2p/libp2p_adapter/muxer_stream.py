@@ -47,6 +47,7 @@ class MuxerStream(IMuxedStream):
         self.send_closed = False
         self.receive_closed = False
         self.was_reset = False
+        self.end_received = False
         self.discards = False
         self.header_is_due = False
         self.closed_at = 0.0
@@ -71,6 +72,7 @@ class MuxerStream(IMuxedStream):
     def take_end(self) -> None:
         """The other side sends no more."""
         self.receive_closed = True
+        self.end_received = True
         self.wake_reader()
 
     def take_reset(self) -> None:
@@ -112,10 +114,10 @@ class MuxerStream(IMuxedStream):
         """
         buffer = self.buffer
         while not buffer:
+            if self.end_received:
+                return b""  # all of it came, whatever happened to the connection since
             if self.was_reset:
                 raise MuxedStreamReset("the stream was reset")
-            if self.receive_closed:
-                return b""
             if self._readable is None:
                 self._readable = trio.Event()
             await self._readable.wait()
@@ -206,6 +208,7 @@ class MuxerStream(IMuxedStream):
         if not self.was_reset and not (self.closed and not self.buffer):
             self.conn.queue_reset(self)
         self.buffer.clear()
+        self.end_received = False
         self.take_reset()
         await trio.lowlevel.checkpoint()
 
@@ -213,7 +216,7 @@ class MuxerStream(IMuxedStream):
 
     def set_deadline(self, ttl: int) -> None:
         """Not supported: deadlines are trio's cancel scopes."""
-        raise NotImplementedError("use a trio cancel scope")
+        raise MuxedStreamError("use a trio cancel scope")
 
     def get_remote_address(self) -> tuple[str, int] | None:
         """The socket address of the other side."""

@@ -10,7 +10,13 @@ import trio
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from p2p.errors import DeadlineError, MalformedError, PeerUnavailableError, RefusedError
+from p2p.errors import (
+    DeadlineError,
+    MalformedError,
+    P2PError,
+    PeerUnavailableError,
+    RefusedError,
+)
 from p2p.libp2p_adapter.connections import Connections, Link
 from p2p.libp2p_adapter.directory import Directory
 from p2p.libp2p_adapter.gossip import Gossip
@@ -180,6 +186,8 @@ def _guarded(protocol: str, handler: StreamHandler) -> RawHandler:
         try:
             await handler(stream)
             broken = False
+        except P2PError as error:
+            _logger.debug("the handler of %s ended for %s: %s", protocol, stream.remote, error)
         except Exception:
             _logger.exception("the handler of %s failed for %s", protocol, stream.remote)
         finally:

@@ -119,10 +119,10 @@ class RealNetwork:
 
     def logs(self) -> str:
         """The end of every log, for messages of failed tests."""
-        texts = []
-        for path in sorted((self.data_dir / "logs").glob("*.log")):
-            texts.append(f"--- {path.name}\n{path.read_text(errors='replace')[-2000:]}")
-        return "\n".join(texts)
+        paths = sorted((self.data_dir / "logs").glob("*.log"))
+        return "\n".join(
+            f"--- {path.name}\n{path.read_text(errors='replace')[-2000:]}" for path in paths
+        )
 
     # --- the API --------------------------------------------------------------------------------
     def client(self, api_key: str | None = None, timeout_s: float = 60.0) -> openai.OpenAI:
@@ -201,7 +201,7 @@ class RealNetwork:
             return int(database.execute("SELECT SUM(amount) FROM ledger_entries").fetchone()[0])
 
 
-def eventually(look: Callable[[], T | None | bool], what: str, timeout_s: float = HANG_S) -> T:
+def eventually(look: Callable[[], T | bool | None], what: str, timeout_s: float = HANG_S) -> T:
     """Look again and again until there is something; fails the test if it hangs."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -230,7 +230,9 @@ class StreamSeen:
     error: openai.APIError | None = None
 
 
-def read_stream(stream: openai.Stream[Any], seen: StreamSeen, until_characters: int = 1 << 30) -> None:
+def read_stream(
+    stream: openai.Stream[Any], seen: StreamSeen, until_characters: int = 1 << 30
+) -> None:
     """Read chunks into `seen` until the end, an error, or that many characters."""
     try:
         for chunk in stream:
