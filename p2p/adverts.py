@@ -20,6 +20,7 @@ from p2p.errors import StaleError, UntrustedError
 from p2p.freshness import check_times
 from p2p.limits import (
     ADDRESSES_MAX,
+    ADVERT_LIFETIME_S_MAX,
     ADVERTS_KNOWN_MAX,
     CERTIFICATES_MAX,
     MODELS_PER_NODE_MAX,
@@ -106,6 +107,8 @@ def verify_advert(signed: Signed, network: NetworkId, now_ms: int) -> KnownAdver
     if signed.peer_id != advert.peer_id:
         raise UntrustedError("an advert about another peer")
     check_times(advert.issued_ms, advert.expires_ms, now_ms)
+    if advert.expires_ms - advert.issued_ms > ADVERT_LIFETIME_S_MAX * 1000:
+        raise UntrustedError("an advert that claims to hold for too long")
     certificate = verify_chain(advert.chain, network, advert.peer_id, now_ms)
     if certificate.role is not Role.NODE:
         raise UntrustedError("only nodes advertise models")

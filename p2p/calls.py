@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 CALLS_PROTOCOL = "calls/1"
 ADMISSION_PROTOCOL = "admission/1"
 """The same call protocol, served to newcomers, with the admission methods only."""
+RETRY_AFTER_S_MAX = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +77,24 @@ class Reply(Message):
     body: Annotated[bytes, Limit(FRAME_BYTES_MAX)]
     code: Annotated[str, Limit(64)] = ""
     reason: Annotated[str, Limit(TEXT_CHARACTERS_MAX)] = ""
-    retry_after_ms: Annotated[int, Range(0, 86_400_000)] = 0
+    retry_after_ms: Annotated[int, Range(0, RETRY_AFTER_S_MAX * 1000)] = 0
 
 
 class CallLink:
-    """The asking side of one link. Feed it with the link's messages (`on_messages`)."""
+    """The asking side of one link: `run` moves its messages and ends with it."""
 
     def __init__(self, link: Link) -> None:
         """Ask over this link."""
         self.link = link
         self._number = 0
         self._waiting: dict[int, tuple[trio.Event, list[Reply]]] = {}
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve the link until it ends; who waits then is woken. Raises: as `Link.run`."""
+        try:
+            await self.link.run(self.on_messages, task_status=task_status)
+        finally:
+            self.fail_all()
 
     def on_messages(self, messages: list[Message]) -> None:
         """Give answers to those who wait for them. Raises: MalformedError for anything else."""
@@ -103,8 +111,10 @@ class CallLink:
         for event, _ in self._waiting.values():
             event.set()
 
-    async def call(self, method: str, body: bytes, timeout_s: float = CALL_TIMEOUT_S) -> bytes:
-        """Ask and wait for the answer.
+    async def call(
+        self, method: str, body: bytes, timeout_s: float = CALL_TIMEOUT_S, *, urgent: bool = True
+    ) -> bytes:
+        """Ask and wait for the answer (`urgent`: as `Link.send`).
 
         Raises: RefusedError, RateLimitedError, DeadlineError, SessionLostError.
         """
@@ -112,7 +122,7 @@ class CallLink:
         number, event, replies = self._number, trio.Event(), list[Reply]()
         self._waiting[number] = (event, replies)
         try:
-            self.link.send(Call(number, method, body))
+            self.link.send(Call(number, method, body), urgent=urgent)
             with trio.move_on_after(timeout_s) as scope:
                 await event.wait()
         finally:
@@ -138,14 +148,16 @@ async def serve_calls(
     caller: Caller,
     handlers: Mapping[str, CallHandler],
     *,
-    rate_per_s: float = CALLS_PER_SECOND_PER_PEER,
-    burst: float = CALLS_BURST_PER_PEER,
+    bucket: TokenBucket | None = None,
 ) -> None:
     """Answer the calls of one link until it ends (each call in a task of its own).
 
+    Args:
+        bucket: how often this peer may call, shared by all its links.
     Raises: SessionLostError, MalformedError: as `Link.run`.
     """
-    bucket = TokenBucket(rate_per_s, burst, trio.current_time())
+    if bucket is None:
+        bucket = TokenBucket(CALLS_PER_SECOND_PER_PEER, CALLS_BURST_PER_PEER, trio.current_time())
     in_flight = 0
     failure: P2PError | None = None
 
@@ -155,8 +167,7 @@ async def serve_calls(
             reply = await _answer(call, caller, handlers)
         finally:
             in_flight -= 1
-        if link.is_open:
-            link.send(reply)
+        _send_reply(link, reply)
 
     async with trio.open_nursery() as nursery:
 
@@ -182,6 +193,17 @@ async def serve_calls(
         raise failure
 
 
+def _send_reply(link: Link, reply: Reply) -> None:
+    try:
+        link.send(reply)
+    except SessionLostError:
+        pass  # the link has ended: `Link.run` reports it
+    except MalformedError as error:
+        # One answer that cannot be sent must not end the link of all other calls.
+        log.error("the answer to a call of %s: %s", link.remote, error)
+        _send_reply(link, Reply(reply.number, b"", "internal", "the answer cannot be sent"))
+
+
 async def _answer(call: Call, caller: Caller, handlers: Mapping[str, CallHandler]) -> Reply:
     handler = handlers.get(call.method)
     if handler is None:
@@ -189,8 +211,9 @@ async def _answer(call: Call, caller: Caller, handlers: Mapping[str, CallHandler
     try:
         return Reply(call.number, await handler(caller, call.body))
     except RefusedError as error:
-        retry_after_ms = int((error.retry_after_s or 0) * 1000)
-        return Reply(call.number, b"", error.code, str(error)[:TEXT_CHARACTERS_MAX], retry_after_ms)
+        retry_after_ms = int(min(max(error.retry_after_s or 0, 0), RETRY_AFTER_S_MAX) * 1000)
+        reason = str(error)[:TEXT_CHARACTERS_MAX]
+        return Reply(call.number, b"", error.code[:64], reason, retry_after_ms)
     except MalformedError as error:
         return Reply(call.number, b"", "malformed", str(error)[:TEXT_CHARACTERS_MAX])
     except UntrustedError as error:

@@ -37,7 +37,7 @@ class ConfigurationBook:
         self._signed: Signed | None = None
         self._current: NetworkConfiguration | None = None
         if path is not None and path.exists():
-            self._install(decode_message(path.read_bytes(), Signed))
+            self._load(path)
 
     @property
     def current(self) -> NetworkConfiguration:
@@ -92,6 +92,12 @@ class ConfigurationBook:
         except P2PError as error:
             log.warning("configuration from %s refused: %s", source, error)
             return False
+
+    def _load(self, path: Path) -> None:
+        try:
+            self._install(decode_message(path.read_bytes(), Signed))
+        except P2PError as error:
+            raise type(error)(f"{path}: {error} (remove it to fetch it again)") from error
 
     def _install(self, signed: Signed) -> None:
         self._current = open_configuration(signed, self.network)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import logging
 
+import trio
+
 from p2p.calls import CallLink
 from p2p.codec import decode_message, encode_message
 from p2p.configuration_book import ConfigurationBook
 from p2p.errors import P2PError, RefusedError, StaleError
 from p2p.limits import GOSSIP_MESSAGE_BYTES_MAX
-from p2p.network import Network
+from p2p.membership import Membership
+from p2p.network import Access, Network
 from p2p.signing import Signed
 
 log = logging.getLogger(__name__)
@@ -56,3 +59,17 @@ async def publish_configuration(network: Network, book: ConfigurationBook) -> No
     data = encode_message(book.signed)
     if len(data) <= GOSSIP_MESSAGE_BYTES_MAX:
         await network.publish(CONFIGURATION_TOPIC, data)
+
+
+async def enforce_bans(network: Network, book: ConfigurationBook, membership: Membership) -> None:
+    """Close the connections of members that a new configuration bans, while the peer runs."""
+    changed = trio.Event()
+    book.on_change(lambda _: changed.set())
+    while True:
+        await changed.wait()
+        changed = trio.Event()
+        for peer_id in network.peers():
+            member = network.access_of(peer_id) is Access.MEMBER
+            if member and membership.certificate_of(peer_id) is None:
+                log.warning("%s is no longer a member: connection closed", peer_id)
+                await network.disconnect(peer_id)

@@ -32,6 +32,8 @@ SUBSCRIPTION_QUEUE_MESSAGES_MAX = 2048
 ADVERT_INTERVAL_S = 10.0
 ADVERT_LIFETIME_S = 45.0
 """Four heartbeats: three lost ones do not remove a node, a dead one is gone within a minute."""
+ADVERT_LIFETIME_S_MAX = 4 * 3600.0
+"""Twice what nodes give their DHT records: who leaves cannot stay in everybody's books for long."""
 ADVERTS_KNOWN_MAX = 20_000
 
 # --- time -------------------------------------------------------------------------------------
@@ -49,7 +51,9 @@ SESSION_SILENCE_S_MAX = 8.0
 
 # --- sessions and calls -----------------------------------------------------------------------
 SESSION_SEND_QUEUE_MESSAGES_MAX = 8192
-SESSION_INBOX_MESSAGES_MAX = 8192
+SEND_DELAY_S = 0.005
+"""How long a message that nobody waits for may wait for company; at 200 messages a second it always
+finds some."""
 SESSION_SEND_TIMEOUT_S = 5.0
 """py-libp2p resets a writer whose window stays full for 5 s; give up together with it."""
 CALLS_IN_FLIGHT_PER_PEER_MAX = 1024

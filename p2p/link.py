@@ -4,10 +4,10 @@ Theory of operation. Job sessions and calls both run over links. A frame costs a
 each side whatever its size (measured), so the writer puts everything that is waiting into one
 frame: `send` only encodes and queues, one task writes. While a write is under way the next batch
 collects, which makes batches grow with load and keeps the first message at once when the link is
-idle. Both sides send a Ping when they have been quiet for HEARTBEAT_INTERVAL_S; a side that has
-heard nothing for SESSION_SILENCE_S_MAX gives the link up, because a frozen peer is not noticed in
-any other way. A link ends with a Bye or with an error; the end of the stream without a Bye is an
-error.
+idle. What nobody waits for (`urgent=False`) stays a few milliseconds for a frame that goes anyway.
+Both sides send a Ping when they have been quiet for HEARTBEAT_INTERVAL_S; a side that has heard
+nothing for SESSION_SILENCE_S_MAX gives the link up, because a frozen peer is not noticed in any
+other way. A link ends with a Bye or with an error; the end of the stream without a Bye is an error.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from p2p.limits import (
     FRAME_BYTES_MAX,
     HEARTBEAT_INTERVAL_S,
     MESSAGES_PER_FRAME_MAX,
+    SEND_DELAY_S,
     SESSION_SEND_QUEUE_MESSAGES_MAX,
     SESSION_SEND_TIMEOUT_S,
     SESSION_SILENCE_S_MAX,
@@ -70,6 +71,8 @@ class Link:
         self._clock = clock
         self._pending: list[bytes] = []
         self._wake = trio.Event()
+        self._patience = trio.CancelScope()
+        """Around the writer's wait for `_wake`: its deadline is that of what is not urgent."""
         self._closing = False
         self._ended: str | None = None
         self._heard_at = self._sent_at = clock()
@@ -79,9 +82,11 @@ class Link:
         """Whether messages can still be sent."""
         return self._ended is None and not self._closing
 
-    def send(self, item: Message) -> None:
+    def send(self, item: Message, *, urgent: bool = True) -> None:
         """Queue a message; it leaves with the next frame.
 
+        Args:
+            urgent: False lets it wait for company, for at most SEND_DELAY_S.
         Raises: SessionLostError if the link has ended or the peer does not keep up;
             MalformedError if the message alone is larger than a frame.
         """
@@ -95,13 +100,21 @@ class Link:
             self._wake.set()
             raise SessionLostError(f"the link to {self.remote} is closed: {self._ended}")
         self._pending.append(data)
-        self._wake.set()
+        if urgent:
+            self._wake.set()
+        else:
+            latest_at = trio.current_time() + SEND_DELAY_S
+            self._patience.deadline = min(self._patience.deadline, latest_at)
 
     def close(self, reason: str = "") -> None:
-        """Send what is queued and a Bye, then end; `run` returns."""
-        if self.is_open:
-            self.send(Bye(reason))
-            self._closing = True
+        """Send what is queued and a Bye, then end; `run` returns. Never raises."""
+        if not self.is_open:
+            return
+        try:
+            self.send(Bye(reason[:TEXT_CHARACTERS_MAX]))
+        except SessionLostError:
+            return  # the queue is full: `run` ends with that
+        self._closing = True
 
     async def run(
         self,
@@ -168,7 +181,11 @@ class Link:
 
     async def _write(self) -> None:
         while True:
-            await self._wake.wait()
+            self._patience = trio.CancelScope()
+            if self._pending:  # sent before `run`
+                self._wake.set()
+            with self._patience:
+                await self._wake.wait()
             self._wake = trio.Event()
             if self._ended is not None:
                 raise SessionLostError(f"the link to {self.remote} is closed: {self._ended}")

@@ -45,6 +45,7 @@ from p2p.wire import FrameDecoder, encode_frame
 log = logging.getLogger(__name__)
 HELLO_BYTES_MAX = 8192
 HELLO_LIFETIME_MS = 60_000
+VERDICT_LINGER_S = 0.5
 PROTOCOL_GENERATION = 1
 M = TypeVar("M", bound=Message)
 
@@ -103,11 +104,12 @@ class Membership:
         self._nonces = NonceGuard()
 
     def certificate_of(self, peer_id: PeerId) -> Certificate | None:
-        """The certificate of a connected member, if it has not expired meanwhile."""
+        """The certificate of a connected member, if it has not expired or been banned meanwhile."""
         certificate = self._members.get(peer_id)
         if certificate is None or certificate.expires_ms <= self._clock_ms():
             return None
-        return certificate
+        issuers = (link.peer_id for link in self._chains.get(peer_id, ()))
+        return None if self._banned(peer_id, *issuers) else certificate
 
     def chain_of(self, peer_id: PeerId) -> Chain:
         """The certificate chain that a connected member showed; empty if there is none."""
@@ -132,21 +134,34 @@ class Membership:
         reader = _Reader(stream)
         await _send(stream, self.key_pair.sign(self.network, self._hello(stream.remote)))
         refusal: P2PError | None = None
-        access: Access | None = None
+        hello: Hello | None = None
+        certificate: Certificate | None = None
         try:
-            access = self._judge(await reader.next(Signed), stream.remote)
+            hello, certificate = self._judge(await reader.next(Signed), stream.remote)
         except (UntrustedError, MalformedError, RefusedError) as error:
             refusal = error
         await _send(stream, _verdict(refusal))
         if refusal is not None:
             log.info("%s refused: %s", stream.remote, refusal)
+            await _let_read(stream)
             raise refusal if isinstance(refusal, UntrustedError) else UntrustedError(str(refusal))
         answer = await reader.next(HelloVerdict)
         if answer.code:
-            self._members.pop(stream.remote, None)
             raise _refused_by(stream.remote, answer)
-        assert access is not None
-        return access
+        assert hello is not None
+        if certificate is None:
+            return Access.NEWCOMER
+        # Only now: a peer that was not heard to the end is no member, and `forget` comes only for
+        # connections that both sides wanted.
+        self._members[stream.remote] = certificate
+        self._chains[stream.remote] = hello.chain
+        return Access.MEMBER
+
+    def _banned(self, *peers: PeerId) -> bool:
+        if not self._configuration.known:
+            return False
+        configuration = self._configuration.current
+        return any(configuration.is_banned(peer_id) for peer_id in peers)
 
     def _hello(self, remote: PeerId) -> Hello:
         return Hello(
@@ -164,7 +179,7 @@ class Membership:
             else 0,
         )
 
-    def _judge(self, signed: Signed, remote: PeerId) -> Access:
+    def _judge(self, signed: Signed, remote: PeerId) -> tuple[Hello, Certificate | None]:
         # The network is read before the signature is checked: a signature for another network can
         # never verify here, and "wrong network" is what the operator needs to be told.
         claimed = decode_message(signed.body, Hello)
@@ -181,21 +196,16 @@ class Membership:
         expires_ms = hello.issued_ms + HELLO_LIFETIME_MS
         check_times(hello.issued_ms, expires_ms, now_ms)
         self._nonces.check(hello.nonce, now_ms + 2 * HELLO_LIFETIME_MS, now_ms)
-        if self._configuration.known and self._configuration.current.is_banned(remote):
+        if self._banned(remote, *(link.peer_id for link in hello.chain)):
             raise UntrustedError("this peer is banned by the network's configuration")
         if not hello.chain:
-            return self._judge_newcomer()
+            if self.role is not Role.BOOTSTRAP:
+                raise UntrustedError("no certificate: a newcomer asks a bootstrap for admission")
+            return hello, None
         certificate = verify_chain(hello.chain, self.network, remote, now_ms)
         if certificate.role != hello.role:
             raise UntrustedError("the hello names another role than the certificate")
-        self._members[remote] = certificate
-        self._chains[remote] = hello.chain
-        return Access.MEMBER
-
-    def _judge_newcomer(self) -> Access:
-        if self.role is not Role.BOOTSTRAP:
-            raise UntrustedError("no certificate: a newcomer asks a bootstrap for admission first")
-        return Access.NEWCOMER
+        return hello, certificate
 
 
 _CODES: tuple[tuple[type[P2PError], str], ...] = (
@@ -220,6 +230,16 @@ def _refused_by(remote: PeerId, answer: HelloVerdict) -> UntrustedError:
 
 async def _send(stream: Stream, item: Message) -> None:
     await stream.send_all(encode_frame(encode_message(item), HELLO_BYTES_MAX))
+
+
+async def _let_read(stream: Stream) -> None:
+    """Give the other side the time to read why it is refused: it then closes by itself."""
+    with trio.move_on_after(VERDICT_LINGER_S):
+        try:
+            while await stream.receive_some():
+                pass
+        except SessionLostError:
+            pass
 
 
 class _Reader:

@@ -49,31 +49,45 @@ class Uplink:
         self._said = ""
         self._was_up = False
         self._link: CallLink | None = None
-        self._up = trio.Event()
+        self._changed = trio.Event()
+
+    @property
+    def _open_link(self) -> CallLink | None:
+        return self._link if self._link is not None and self._link.link.is_open else None
+
+    def _set_link(self, link: CallLink | None) -> None:
+        self._link = link
+        self._changed.set()
+        self._changed = trio.Event()
 
     @property
     def bootstrap(self) -> PeerId | None:
         """The bootstrap that we are linked to now."""
-        return self._link.link.remote if self._link is not None else None
+        link = self._open_link
+        return link.link.remote if link is not None else None
 
     async def wait_up(self) -> None:
         """Wait until a bootstrap was reached and greeted."""
-        while self._link is None:
-            await self._up.wait()
+        while self._open_link is None:
+            await self._changed.wait()
 
-    async def call(self, method: str, body: bytes, timeout_s: float = CALL_TIMEOUT_S) -> bytes:
-        """Ask the bootstrap.
+    async def call(
+        self, method: str, body: bytes, timeout_s: float = CALL_TIMEOUT_S, *, urgent: bool = True
+    ) -> bytes:
+        """Ask the bootstrap (`urgent`: as `Link.send`).
 
         Raises: PeerUnavailableError (no bootstrap in time, or the link broke), DeadlineError,
             RefusedError, RateLimitedError.
         """
         deadline = trio.current_time() + timeout_s
-        with trio.move_on_at(deadline):
-            await self.wait_up()
-        link = self._link
+        if self._open_link is None:
+            with trio.move_on_at(deadline):
+                await self.wait_up()
+        link = self._open_link
         if link is None:
             raise PeerUnavailableError("no bootstrap can be reached at the moment")
-        return await link.call(method, body, max(0.001, deadline - trio.current_time()))
+        left_s = max(0.001, deadline - trio.current_time())
+        return await link.call(method, body, left_s, urgent=urgent)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the link up until cancelled; `task_status` starts at once.
@@ -90,10 +104,11 @@ class Uplink:
             started = trio.current_time()
             try:
                 await self._serve(address)
-            except WrongNetworkError:
+            except WrongNetworkError as error:
                 wrong += 1
                 if wrong >= len(self._addresses) and not self._was_up:
                     raise
+                self._tell(f"bootstrap {address}: {error}; trying again")
             except P2PError as error:
                 wrong = 0
                 self._tell(f"bootstrap {address}: {error}; trying again")
@@ -104,28 +119,29 @@ class Uplink:
 
     async def _serve(self, address: str) -> None:
         peer_id = await self._network.connect(address)
-        stream = await self._network.open_stream(peer_id, self._protocol)
+        try:
+            stream = await self._network.open_stream(peer_id, self._protocol)
+        except P2PError:
+            await self._network.disconnect(peer_id)  # perhaps it greeted us as something else
+            raise
         link = CallLink(Link(stream))
         failure: P2PError | None = None
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(link.link.run, link.on_messages)
+                await nursery.start(link.run)
                 nursery.start_soon(self._greet, link)
         except* P2PError as group:
             failure = _first(group)
         finally:
-            self._link = None
-            self._up = trio.Event()
-            link.fail_all()
+            self._set_link(None)
         if failure is not None:
             await self._network.disconnect(peer_id)
             raise failure
 
     async def _greet(self, link: CallLink) -> None:
         await self._greeting(link)
-        self._link = link
         self._was_up = True
-        self._up.set()
+        self._set_link(link)
         self._said = ""
         log.info("connected to bootstrap %s", link.link.remote)
 

@@ -66,7 +66,7 @@ SIGNED_FIELDS: dict[str, tuple[type[Document], str]] = {
 }
 """What travels in each field of type Signed, and who signs it here."""
 SIGNERS: dict[type[Document], str] = {
-    **{document: signer for document, signer in SIGNED_FIELDS.values()},
+    **dict(SIGNED_FIELDS.values()),
     membership.Hello: "node",
     JoinRequest: "node",
     Advert: "node",

@@ -46,7 +46,7 @@ trio.run(main)
 )
 async def test_a_peer_of_another_network_is_told_apart_by_names_alone(network_id, expected):
     async with LibP2PWorld().open("one") as one:
-        process = subprocess.Popen(  # noqa: ASYNC220
+        process = subprocess.Popen(
             [sys.executable, "-c", STRANGER, network_id, one.addresses()[0]],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -96,7 +96,7 @@ async def test_4_upstream_s_reader_stops_while_a_ping_s_answer_is_being_written(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(muxer.start)
         with trio.move_on_after(1):
-            while 2 not in muxer.streams:  # noqa: ASYNC110
+            while 2 not in muxer.streams:
                 await trio.sleep(0.01)
         assert (2 in muxer.streams) is goes_on
         nursery.cancel_scope.cancel()

@@ -1,4 +1,4 @@
-"""Owns a gateway for tests: the real one, with real HTTP, on the in-memory network with scripted nodes."""
+"""Owns a gateway for tests: the real one with real HTTP, on the in-memory network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from p2p.signing import KeyPair, Signed
 from p2p.types import Role
 from tests.fakes import trust
 from tests.fakes.ledger import FakeLedger, api_key
-from tests.fakes.nodes import FakeNode
+from tests.fakes.nodes import FakeNode, Script
 
 MODEL_ADVERT = ModelAdvert(
     name="tiny-chat",
@@ -79,9 +79,7 @@ class GatewayWorld:
         self.key = api_key()
 
     def _node_chain(self, pair: KeyPair) -> tuple[Signed, ...]:
-        leaf = trust.certificate(
-            pair.peer_id, Role.NODE, trust.BOOTSTRAP, issued_ms=self.issued_ms
-        )
+        leaf = trust.certificate(pair.peer_id, Role.NODE, trust.BOOTSTRAP, issued_ms=self.issued_ms)
         return (leaf, *trust.bootstrap_chain(issued_ms=self.issued_ms))
 
     def _book(self) -> ConfigurationBook:
@@ -201,3 +199,29 @@ class GatewayWorld:
 def chat(content: str = "Hello", **fields: Any) -> dict[str, Any]:
     """The body of a chat request."""
     return {"model": "tiny-chat", "messages": [{"role": "user", "content": content}], **fields}
+
+
+def script_next(world: GatewayWorld, script: Script) -> None:
+    """Whichever node gets the next job does this; later jobs are answered properly."""
+    used: list[bool] = []
+
+    class Once(list[Script]):
+        def __bool__(self) -> bool:
+            return not used
+
+        def pop(self, index: Any = -1) -> Script:
+            used.append(True)
+            return script
+
+    for node in world.nodes:
+        node.scripts = Once()
+
+
+def streamed_text(text: str) -> str:
+    parts = []
+    for block in text.split("\n\n"):
+        data = block.removeprefix("data: ")
+        if data and data != "[DONE]":
+            choices = json.loads(data).get("choices", [])
+            parts += [choice["delta"].get("content", "") for choice in choices]
+    return "".join(parts)

@@ -10,7 +10,7 @@ import trio
 from p2p.api_keys import ApiKey, new_api_key
 from p2p.clock import Clock
 from p2p.codec import decode_message
-from p2p.errors import P2PError, PeerUnavailableError, RefusedError
+from p2p.errors import P2PError, PeerUnavailableError, RefusedError, UntrustedError
 from p2p.job_messages import DeliveryCount, NodeReceipt
 from p2p.ledger_messages import (
     CaptureRequest,
@@ -63,6 +63,8 @@ class FakeLedger:
     ended: dict[bytes, str] = field(default_factory=dict)
     captures: dict[bytes, tuple[Signed, int, tuple[PaidLeg, ...]]] = field(default_factory=dict)
     lookups: int = 0
+    statements: int = 0
+    forged: bool = False
     started_holds: int = 0
 
     async def _answer(self) -> None:
@@ -157,6 +159,9 @@ class FakeLedger:
 
     async def statement(self, key: ApiKey, account_id: AccountId, namespace: str) -> Statement:
         await self._answer()
+        self.statements += 1
+        if self.forged:
+            raise UntrustedError("a grant that no mint key signed")
         spent = self.spent
         held = sum(m for h, (m, _, _) in self.holds.items() if h not in self.ended)
         return Statement(self.available, held, spent, self.available + held + spent, ())

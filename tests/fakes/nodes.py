@@ -1,4 +1,4 @@
-"""Owns a scripted node for gateway tests: speaks the job session protocol, and misbehaves on request."""
+"""Owns a scripted node: speaks the job session protocol, and misbehaves on request."""
 
 from __future__ import annotations
 

@@ -28,6 +28,8 @@ HANG_S = 90.0
 """Nothing that a test waits for takes this long unless it hangs."""
 POLL_S = 0.05
 MODEL = "tiny-chat"
+TOKENS, DELAY_MS = 60, 50
+"""The script of the network that tests share: an answer of three seconds."""
 T = TypeVar("T")
 
 
@@ -107,6 +109,14 @@ class RealNetwork:
         self.base_url, self.api_key = facts["base_url"], facts["api_key"]
         self.network, self.bootstrap = facts["network"], facts["bootstrap"]
 
+    def heal(self) -> None:
+        """Start what a test has killed, and wait until every node can be used."""
+        if all(runs_pid(part.pid) for part in self.parts):
+            nodes = sum(part.role == "node" for part in self.parts)
+            if self.health().get("nodes") == nodes:
+                return
+        self.up()
+
     def down(self) -> None:
         result = self.run("down", "--data-dir", str(self.data_dir))
         assert result.returncode == 0, result.stderr
@@ -131,6 +141,15 @@ class RealNetwork:
             api_key=self.api_key if api_key is None else api_key,
             max_retries=0,
             timeout=timeout_s,
+        )
+
+    def open_stream(self, client: openai.OpenAI) -> openai.Stream[Any]:
+        """Begin a long answer: TOKENS words."""
+        return client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Count."}],
+            max_tokens=TOKENS,
+            stream=True,
         )
 
     def ask(self, max_tokens: int = 2) -> str:
@@ -210,6 +229,11 @@ def eventually(look: Callable[[], T | bool | None], what: str, timeout_s: float 
             return seen  # type: ignore[return-value]
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
         time.sleep(POLL_S)
+
+
+def runs_pid(pid: int) -> bool:
+    """Whether there is a process with this ID that still runs."""
+    return psutil.pid_exists(pid) and runs(psutil.Process(pid))
 
 
 def runs(process: psutil.Process) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -43,7 +44,7 @@ def test_fed_in_any_portions(sent: list[bytes], cuts: list[int]) -> None:
     places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     decoder = FrameDecoder()
     received: list[bytes] = []
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in pairwise(places):
         received += decoder.feed(data[start:end])
     assert received == sent
 
