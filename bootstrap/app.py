@@ -28,7 +28,7 @@ from p2p.certificates import verify_chain
 from p2p.clock import Clock, system_clock_ms
 from p2p.codec import decode_message
 from p2p.configuration_book import ConfigurationBook
-from p2p.configuration_sync import follow_configuration
+from p2p.configuration_sync import enforce_bans, follow_configuration
 from p2p.errors import P2PError, RefusedError
 from p2p.identity import load_or_create_key
 from p2p.ledger_messages import AccountFounding
@@ -86,6 +86,7 @@ async def run(
             _serve_calls(network, membership, configuration, directory, ledger, clock_ms, book)
             nursery.start_soon(configuration.run, network)
             nursery.start_soon(follow_configuration, network, book)
+            nursery.start_soon(enforce_bans, network, book, membership)
             nursery.start_soon(directory.run, network)
             log.info("bootstrap %s serves %s", key_pair.peer_id, network_id)
             task_status.started(RunningBootstrap(key_pair.peer_id, network.addresses()))

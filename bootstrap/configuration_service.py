@@ -32,6 +32,7 @@ class ConfigurationService:
         self._book = book
         self._path = path
         self._seen: tuple[int, int] | None = None
+        self._complaint = ""
         try:
             self._read()
         except (P2PError, OSError) as error:
@@ -71,10 +72,14 @@ class ConfigurationService:
             await trio.sleep(CONFIGURATION_POLL_INTERVAL_S)
 
     def _poll(self) -> None:
+        complaint = ""
         try:
             self._read()
         except (P2PError, OSError) as error:
-            log.warning("configuration %s is not taken: %s", self._path, error)
+            complaint = str(error)
+            if complaint != self._complaint:  # a missing file is missed every second
+                log.warning("configuration %s is not taken: %s", self._path, error)
+        self._complaint = complaint
 
     def _read(self) -> None:
         status = self._path.stat()

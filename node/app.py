@@ -27,7 +27,7 @@ from p2p.calls import CALLS_PROTOCOL, Caller
 from p2p.clock import Clock, system_clock_ms
 from p2p.codec import decode_message, encode_message
 from p2p.configuration_book import ConfigurationBook
-from p2p.configuration_sync import fetch_configuration, follow_configuration
+from p2p.configuration_sync import enforce_bans, fetch_configuration, follow_configuration
 from p2p.identity import load_or_create_key
 from p2p.job_messages import JOBS_PROTOCOL
 from p2p.listening import choose_listen_addresses, remember_port
@@ -160,6 +160,7 @@ async def _serve(
         _serve_calls(network, parts.membership, advertiser)
         nursery.start_soon(served.watch)
         nursery.start_soon(follow_configuration, network, parts.book)
+        nursery.start_soon(enforce_bans, network, parts.book, parts.membership)
         nursery.start_soon(parts.standing.keep, uplink)
         await nursery.start(advertiser.run)
         log.info("node %s serves %s", network.local, file.name)

@@ -15,11 +15,11 @@ import trio
 from p2p.account_file import AccountKeys
 from p2p.admission import JOIN, JoinResult, join_request
 from p2p.calls import ADMISSION_PROTOCOL, CallLink
-from p2p.certificates import Chain, verify_chain
+from p2p.certificates import Certificate, Chain, verify_chain
 from p2p.clock import Clock
 from p2p.codec import decode_message, encode_message
 from p2p.configuration_book import ConfigurationBook
-from p2p.errors import P2PError, UntrustedError
+from p2p.errors import P2PError, UntrustedError, WrongNetworkError
 from p2p.member_files import load_chain, store_chain
 from p2p.membership import Membership
 from p2p.network import Network
@@ -57,7 +57,7 @@ class NodeStanding:
         return bool(self._membership.chain) and self.renew_in_s() > -60
 
     def renew_in_s(self) -> float:
-        """Seconds until two thirds of the certificate's life are over (negative: overdue)."""
+        """Seconds until two thirds of the chain's life are over (negative: overdue)."""
         if not self._membership.chain:
             return 0.0
         try:
@@ -69,7 +69,10 @@ class NodeStanding:
             )
         except P2PError:
             return float("-inf")
-        life_ms = certificate.expires_ms - certificate.issued_ms
+        # The chain is worth nothing any more when the bootstrap's own certificate ends.
+        chain = [decode_message(signed.body, Certificate) for signed in self._membership.chain]
+        ends_ms = min(link.expires_ms for link in chain)
+        life_ms = ends_ms - certificate.issued_ms
         return (certificate.issued_ms + life_ms * 2 / 3 - self._clock_ms()) / 1000
 
     async def join(self, network: Network, bootstraps: tuple[str, ...]) -> None:
@@ -78,16 +81,27 @@ class NodeStanding:
         Raises: WrongNetworkError if all bootstraps belong to another network.
         """
         done = trio.Event()
+        mistake: WrongNetworkError | None = None
 
         async def greeting(link: CallLink) -> None:
             await self._ask(link)
             done.set()
 
+        async def dial() -> None:
+            nonlocal mistake
+            try:
+                await uplink.run()
+            except WrongNetworkError as error:
+                mistake = error  # raised outside: a nursery would wrap it in a group
+                done.set()
+
         uplink = Uplink(network, bootstraps, protocol=ADMISSION_PROTOCOL, greeting=greeting)
         async with trio.open_nursery() as nursery:
-            await nursery.start(uplink.run)
+            nursery.start_soon(dial)
             await done.wait()
             nursery.cancel_scope.cancel()
+        if mistake is not None:
+            raise mistake
         for peer_id in network.peers():  # they greeted a newcomer: come back as a member
             await network.disconnect(peer_id)
 

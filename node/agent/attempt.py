@@ -62,6 +62,7 @@ class Attempt:
         self.state = AttemptState.ACCEPTED
         self.output_tokens = 0
         self.delivery: Signed | None = None
+        self.delivered_tokens = 0
         self.started_ms = clock_ms()
         self.ended_at_ms = 0
         self._model_id = model_id
@@ -107,12 +108,17 @@ class Attempt:
         self._on_ended(self)
 
     def note_delivery(self, signed: Signed, count: DeliveryCount) -> bool:
-        """Keep the newest verified acknowledgement; False if it is not about this work."""
-        if count.job_id != self.offer.job_id or count.attempt != self.offer.attempt:
+        """Keep the highest verified acknowledgement; False if it is not about this work."""
+        offer = self.offer
+        if (count.job_id, count.attempt) != (offer.job_id, offer.attempt):
+            return False
+        if (count.hold_id, count.node_id) != (offer.hold_id, offer.node_id):
             return False
         if count.offer_hash != self.offer_hash or count.output_tokens > self.output_tokens:
             return False
-        self.delivery = signed
+        if count.output_tokens >= self.delivered_tokens:
+            self.delivery = signed
+            self.delivered_tokens = count.output_tokens
         return True
 
     def _receipt(self, *, final: bool, finish_reason: str) -> Signed:

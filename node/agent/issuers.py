@@ -1,4 +1,4 @@
-"""Owns the certificates of bootstraps whose vouchers this node believes, kept until they expire."""
+"""Owns whose vouchers this node believes: certified bootstraps, each voucher for one attempt."""
 
 from __future__ import annotations
 
@@ -6,22 +6,30 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from p2p.certificates import Certificate, verify_chain
-from p2p.errors import UntrustedError
+from p2p.configuration_book import ConfigurationBook
+from p2p.errors import StaleError, UntrustedError
+from p2p.job_messages import Offer
 from p2p.ledger_messages import Voucher
 from p2p.membership import Membership
 from p2p.signing import Signed, open_signed
 from p2p.types import NetworkId, PeerId, Role
 
 ISSUERS_MAX = 64
+ATTEMPTS_REMEMBERED_MAX = 20_000
+"""The oldest are forgotten: to run one twice, a gateway has to pay for this many in between."""
 
 
 class IssuerBook:
     """Opens vouchers of certified bootstraps, connected now or not."""
 
-    def __init__(self, network: NetworkId, membership: Membership) -> None:
+    def __init__(
+        self, network: NetworkId, membership: Membership, configuration: ConfigurationBook
+    ) -> None:
         """Know the bootstraps that `membership` has greeted and those whose chains were shown."""
         self._network = network
         self._membership = membership
+        self._configuration = configuration
+        self._used: OrderedDict[bytes, None] = OrderedDict()
         self._known: OrderedDict[PeerId, Certificate] = OrderedDict()
 
     def open_voucher(self, signed: Signed, issuer_chain: Sequence[Signed], now_ms: int) -> Voucher:
@@ -30,6 +38,8 @@ class IssuerBook:
         Raises: UntrustedError, StaleError, MalformedError.
         """
         issuer = signed.peer_id
+        if self._configuration.current.is_banned(issuer):
+            raise UntrustedError("the voucher's issuer is banned")
         certificate = self._membership.certificate_of(issuer) or self._known.get(issuer)
         if certificate is None or certificate.expires_ms <= now_ms:
             if not issuer_chain:
@@ -42,3 +52,15 @@ class IssuerBook:
         if len(self._known) > ISSUERS_MAX:
             self._known.popitem(last=False)
         return open_signed(signed, Voucher, self._network, signed.signer)
+
+    def use_once(self, offer: Offer) -> None:
+        """Refuse to work a second time for the same attempt of the same gateway's job.
+
+        Raises: StaleError.
+        """
+        attempt = offer.job_id + bytes([offer.attempt]) + offer.gateway_id.encode()
+        if attempt in self._used:
+            raise StaleError("this attempt was begun before: its voucher is used up")
+        self._used[attempt] = None
+        if len(self._used) > ATTEMPTS_REMEMBERED_MAX:
+            self._used.popitem(last=False)

@@ -1,8 +1,9 @@
 """Owns the state of the node's model: when it may be served.
 
-pending   the runtime has not proved itself yet (start, or after a restart): no test inference
-passed active    approved by the configuration in force, and the test inference passed inactive  the
-configuration does not approve it (any more) failed    the test inference failed; it is tried again
+- pending: the runtime has not passed the test inference yet (at the start, or after a restart)
+- active: approved by the configuration in force, and the test inference passed
+- inactive: the configuration does not approve it (any more)
+- failed: the test inference failed; it is tried again
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class ServedModel:
     @property
     def active(self) -> bool:
         """Whether jobs may run on it now."""
-        return self.state is ModelState.ACTIVE and self._runtime.ready
+        proved = self._proved_restarts == self._runtime.restarts
+        return self.state is ModelState.ACTIVE and self._runtime.ready and proved
 
     def adverts(self) -> tuple[ModelAdvert, ...]:
         """What to advertise now."""
@@ -84,12 +86,14 @@ class ServedModel:
     async def watch(self) -> None:
         """Keep the state true until cancelled."""
         while True:
-            state = await self._judge()
-            if state is not self.state:
-                log.info("model %s: %s -> %s", self.file.name, self.state, state)
-                self.state = state
-                self._on_change()
+            self._become(await self._judge())
             await trio.sleep(MODEL_CHECK_INTERVAL_S)
+
+    def _become(self, state: ModelState) -> None:
+        if state is not self.state:
+            log.info("model %s: %s -> %s", self.file.name, self.state, state)
+            self.state = state
+            self._on_change()
 
     async def _judge(self) -> ModelState:
         if self._configuration.current.model_with_digest(self.file.digest) is None:
@@ -98,6 +102,8 @@ class ServedModel:
             return ModelState.PENDING
         if self._proved_restarts == self._runtime.restarts:
             return ModelState.ACTIVE
+        if self.state is ModelState.ACTIVE:
+            self._become(ModelState.PENDING)  # it restarted between two looks
         try:
             await self.prove()
         except NodeError as error:

@@ -32,6 +32,7 @@ from p2p.codec import Message
 from p2p.configuration_book import ConfigurationBook
 from p2p.errors import MalformedError, P2PError, RefusedError, SessionLostError
 from p2p.job_messages import (
+    AcceptFrame,
     CancelFrame,
     DeliveryCount,
     DeliveryFrame,
@@ -101,7 +102,7 @@ class Agent:
         self.model_id = model_id
         self.slots = slots
         self.clock_ms = clock_ms
-        self.issuers = IssuerBook(network, membership)
+        self.issuers = IssuerBook(network, membership, configuration)
         self.draining = False
         self.jobs = 0
         self.jobs_done = 0
@@ -134,16 +135,17 @@ class Agent:
         self._load_changed.set()
         self._load_changed = trio.Event()
 
-    async def wait_load_changed(self) -> None:
-        """Wait for the next change."""
-        await self._load_changed.wait()
+    @property
+    def load_change(self) -> trio.Event:
+        """Set at the next change (take it before you look at the load)."""
+        return self._load_changed
 
     async def serve(self, stream: Stream) -> None:
         """Serve one gateway's session until it ends (a `StreamHandler`)."""
         log.info("session with gateway %s opened", stream.remote)
         try:
             await JobSession(self, Link(stream)).run()
-        except (SessionLostError, MalformedError) as error:
+        except P2PError as error:
             log.info("session with gateway %s ended: %s", stream.remote, error)
 
 
@@ -183,8 +185,8 @@ class JobSession:
         finally:
             for attempt in list(self._attempts.values()):
                 if attempt.state is not AttemptState.ENDED:
+                    attempt.state = AttemptState.ENDED  # first: nothing more is counted or sent
                     self._agent.runtime.cancel(attempt.runtime_number)
-                    attempt.state = AttemptState.ENDED
                     self._agent.count_jobs(-1)
             self._attempts.clear()
         if failure is not None:
@@ -205,10 +207,15 @@ class JobSession:
                     raise MalformedError(f"a {type(item).__name__} from a gateway")
 
     def _send(self, item: Message) -> None:
+        # An accept is seldom waited for: it travels with the first output, or soon after.
+        urgent = not isinstance(item, (AcceptFrame, LoadReport))
         try:
-            self._link.send(item)
+            self._link.send(item, urgent=urgent)
         except SessionLostError:
             pass  # `Link.run` reports it, and the session's attempts are cancelled there
+        except MalformedError as error:
+            # Output that no frame can hold: the gateway misses it and ends that attempt.
+            log.error("a %s was not sent to %s: %s", type(item).__name__, self._link.remote, error)
 
     # --- offers --------------------------------------------------------------------------------
     def _on_offer(self, frame: OfferFrame) -> None:
@@ -230,7 +237,7 @@ class JobSession:
             self._send(
                 RefuseFrame(
                     frame.number,
-                    error.code,
+                    error.code[:64],
                     error.reason[:1000],
                     0,
                     error.input_tokens,
@@ -318,6 +325,7 @@ class JobSession:
         try:
             voucher = self._agent.issuers.open_voucher(frame.voucher, frame.issuer_chain, now_ms)
             check_voucher(voucher, attempt.offer, now_ms)
+            self._agent.issuers.use_once(attempt.offer)
         except P2PError as error:
             self._agent.runtime.cancel(attempt.runtime_number)
             attempt.on_end("failed", f"voucher refused: {error}")
@@ -357,7 +365,7 @@ class JobSession:
             self._attempts.pop(attempt.session_number, None)
 
     async def _sweep(self) -> None:
-        """End attempts that no voucher came for; forget those whose last delivery count is late."""
+        """End attempts that no voucher came for or whose deadline is over, forget old ones."""
         while True:
             await trio.sleep(1)
             now_ms = self._agent.clock_ms()
@@ -366,6 +374,9 @@ class JobSession:
                     if now_ms - attempt.started_ms > VOUCHER_WAIT_S * 1000:
                         self._agent.runtime.cancel(attempt.runtime_number)
                         attempt.on_end("failed", f"no voucher came within {VOUCHER_WAIT_S:g} s")
+                elif attempt.state is AttemptState.RUNNING:
+                    if now_ms > attempt.offer.deadline_ms:  # nobody waits for it any more
+                        self._agent.runtime.cancel(attempt.runtime_number)
                 elif (
                     attempt.state is AttemptState.ENDED
                     and now_ms - attempt.ended_at_ms > DELIVERY_WAIT_S * 1000
@@ -374,7 +385,8 @@ class JobSession:
 
     async def _report_load(self) -> None:
         while self._link.is_open:
+            change = self._agent.load_change
             self._send(self._agent.load())
             await trio.sleep(LOAD_REPORT_INTERVAL_S)
             with trio.move_on_after(HEARTBEAT_INTERVAL_S):
-                await self._agent.wait_load_changed()
+                await change.wait()

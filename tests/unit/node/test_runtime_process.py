@@ -81,7 +81,7 @@ async def begin(runtime: RuntimeProcess, request: bytes = chat(), tokens_max: in
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for a condition that has no event; the guard of `running` bounds it."""
-    while not condition():  # noqa: ASYNC110
+    while not condition():
         await trio.sleep(0.005)
 
 
