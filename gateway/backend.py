@@ -64,6 +64,10 @@ class Backend:
         """The bridge, to attach the HTTP thread's loop."""
         return self._bridge
 
+    def random_bytes(self, size_bytes: int) -> bytes:
+        """Fresh random bytes (thread-safe)."""
+        return self._services.random_bytes(size_bytes)
+
     def submit(self, job: ChatJob) -> Pipe[JobEvent]:
         """Start a job. Raises: StoppingError."""
         return self._bridge.submit(lambda pipe: self._dispatcher.run_job(job, pipe))

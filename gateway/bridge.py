@@ -72,6 +72,10 @@ class Pipe(Generic[E]):
         """Have these called (in trio) when the client goes, or when all has been written."""
         self._on_abandon, self._on_finish = on_abandon, on_finish
 
+    def stop_listening(self) -> None:
+        """Call nobody any more (and keep nobody alive that was to be called)."""
+        self._on_abandon = self._on_finish = None
+
     def put(self, event: E) -> None:
         """Hand an event over; dropped if the client has gone. Raises: PipeFullError."""
         if self._abandoned:

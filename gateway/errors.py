@@ -22,7 +22,8 @@ GatewayError
 └── GatewaySetupError        the operator must act: the gateway does not start
     └── PortInUseError
 
-Shapes follow OpenAI's API: `{"error": {"message", "type", "param", "code"}}`. No message names a node.
+Shapes follow OpenAI's API: `{"error": {"message", "type", "param", "code"}}`. No message names a
+node.
 """
 
 from __future__ import annotations

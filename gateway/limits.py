@@ -11,7 +11,8 @@ HEAD_BYTES_MAX = 32 * 1024
 """Request line and headers; uvicorn's fast parser has no bound of its own."""
 HEAD_TIMEOUT_S = 20.0
 """A client that does not finish its headers or body in this time holds a connection for nothing."""
-CONNECTIONS_MAX = 4096
+CONNECTIONS_MAX = 8192
+"""Above REQUESTS_IN_FLIGHT_MAX, so that a client is refused in a shape that it understands."""
 CLIENT_WRITE_TIMEOUT_S = 30.0
 """A client that reads nothing for this long is gone: its job stops costing money."""
 KEEP_ALIVE_S = 75
@@ -58,6 +59,10 @@ HOLD_MARGIN_S = 120.0
 restart."""
 KEYS_CACHED_MAX = 50_000
 KEY_REFUSAL_CACHE_S = 2.0
+GRANTS_CHECK_INTERVAL_S = 300.0
+"""A statement carries all grants of a namespace: too large to ask for with every lookup."""
+SETTLE_BATCH_S = 0.02
+"""Nobody waits for a settlement: at 300 jobs a second six of them share their frames."""
 SETTLE_RETRY_S_MIN = 0.5
 SETTLE_RETRY_S_MAX = 5.0
 SETTLE_WAITING_MAX = 10_000
@@ -69,7 +74,8 @@ JOURNAL_BYTES_MAX = 64 << 20
 SESSIONS_MAX = 256
 """The working set: a session costs a heartbeat every two seconds on both sides."""
 SESSION_PAUSE_S_MIN = 0.2
-SESSION_PAUSE_S_MAX = 10.0
+SESSION_PAUSE_S_MAX = 5.0
+"""Cut short when the node is heard of again."""
 NODE_PENALTY_S = 15.0
 """A node that lost a job is the last choice for this long (filters keep it only if nobody else is
 left)."""

@@ -11,16 +11,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import secrets
+import logging
 import time
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.backend import Backend
 from gateway.bridge import Pipe
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, InternalError
 from gateway.http.errors import error_response
 from gateway.http.openai_types import ChatRequest, parse_chat_request
 from gateway.http.requests import api_key_of, read_body
@@ -28,11 +27,13 @@ from gateway.http.sse import ChunkWriter, error_event, note_of, usage_of
 from gateway.jobs import ChatJob, Delta, Done, Failed, JobEvent
 from gateway.limits import BODY_BYTES_MAX, CLIENT_WRITE_TIMEOUT_S
 
+log = logging.getLogger(__name__)
 _SSE_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+_JSON_HEADER = (b"content-type", b"application/json")
 JOB_ID_BYTES = 16
 
 
@@ -46,7 +47,7 @@ class ChatEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         request = Request(scope, receive)
-        job_id = secrets.token_bytes(JOB_ID_BYTES)
+        job_id = self._backend.random_bytes(JOB_ID_BYTES)
         request_id = f"req-{job_id.hex()}"
         try:
             key = api_key_of(request)
@@ -61,7 +62,7 @@ class ChatEndpoint:
                 streaming=bool(chat.stream),
                 size=chat.size(),
                 max_tokens=chat.output_tokens,
-                seed=_seed(chat),
+                seed=self._seed(chat),
                 needs_images=chat.has_images(),
             )
             pipe = self._backend.submit(job)
@@ -70,14 +71,18 @@ class ChatEndpoint:
         except GatewayError as error:
             await error_response(error, request_id)(scope, receive, send)
             return
+        except Exception:
+            log.exception("request %s failed", request_id)
+            failure = InternalError("An internal error; it was logged.")
+            await error_response(failure, request_id)(scope, receive, send)
+            return
         answer = Answer(chat, job_id, pipe, scope, receive, send)
         await answer.run()
 
-
-def _seed(chat: ChatRequest) -> int:
-    if chat.seed is None:
-        return secrets.randbits(32)
-    return chat.seed % 2**32
+    def _seed(self, chat: ChatRequest) -> int:
+        if chat.seed is None:
+            return int.from_bytes(self._backend.random_bytes(4), "big")
+        return chat.seed % 2**32
 
 
 class Answer:
@@ -126,17 +131,20 @@ class Answer:
         if not events:
             return
         event = events[0]
-        if isinstance(event, Failed):
-            response = error_response(event.error, f"req-{self._id}")
-        else:
-            assert isinstance(event, Done)
-            body = json.dumps(self._body(event), ensure_ascii=False)
-            response = Response(body.encode("utf-8", "replace"), media_type="application/json")
-            response.headers["x-request-id"] = f"req-{self._id}"
         # The capture does not wait for the write: a client that leaves now pays what was generated.
         self._pipe.finished = True
         async with asyncio.timeout(CLIENT_WRITE_TIMEOUT_S):
-            await response(self._scope, self._receive, self._send)
+            if isinstance(event, Failed):
+                response = error_response(event.error, f"req-{self._id}")
+                await response(self._scope, self._receive, self._send)
+                return
+            assert isinstance(event, Done)
+            text = json.dumps(self._body(event), ensure_ascii=False)
+            body = text.encode("utf-8", "replace")
+            headers = [_JSON_HEADER, (b"content-length", b"%d" % len(body)), *self._headers]
+            start = {"type": "http.response.start", "status": 200, "headers": headers}
+            await self._send(start)
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     def _body(self, done: Done) -> dict[str, object]:
         return {

@@ -1,8 +1,9 @@
 """Owns the form of a chat request as OpenAI's API defines it, and what of it goes to a node.
 
-Source: OpenAI API reference, "Create chat completion". Fields that do not change the answer (`user`, `metadata`,
-`store`, `service_tier`, ...) and unknown ones are ignored; fields that would change it and that this network cannot
-honour are refused by name, because the consumer pays for the answer.
+Source: OpenAI API reference, "Create chat completion". Fields that do not change the answer
+(`user`, `metadata`, `store`, `service_tier`, ...) and unknown ones are ignored; fields that would
+change it and that this network cannot honour are refused by name, because the consumer pays for the
+answer.
 """
 
 from __future__ import annotations
@@ -153,13 +154,10 @@ class ResponseFormat(pydantic.BaseModel):
     json_schema: dict[str, Any] | None = None
 
 
-Number = Annotated[float, Field(strict=False)]
-
-
 class ChatRequest(pydantic.BaseModel):
     """The body of `POST /v1/chat/completions`."""
 
-    model_config = pydantic.ConfigDict(extra="ignore")
+    model_config = pydantic.ConfigDict(extra="ignore", allow_inf_nan=False)
 
     model: Annotated[str, Field(min_length=1, max_length=NAME_CHARACTERS_MAX)]
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MESSAGES_MAX)]
@@ -291,9 +289,6 @@ def _as_request_error(error: pydantic.ValidationError) -> GatewayError:
     if first["type"] == "missing":
         return InvalidRequestError(f"Missing required parameter: '{where}'.", param=where)
     return InvalidRequestError(f"Invalid value for '{where}': {first['msg']}.", param=where)
-
-
-_TAGS = {"text", "refusal", "image_url", "input_audio", "file", "str", "bool", "int", "float"}
 
 
 def _is_union_tag(part: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import socket
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.backend import Backend
-from gateway.errors import PortInUseError
+from gateway.errors import InvalidRequestError, PortInUseError
 from gateway.http.app import make_app
 from gateway.limits import CONNECTIONS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT_S, KEEP_ALIVE_S
 
@@ -91,11 +92,21 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._in_head = True
         super().on_message_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP in the shape of all errors."""
+        content = json.dumps(InvalidRequestError(msg).body()).encode()
+        head = (
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(content)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + content)
+        self.transport.close()
+
     def _head_too_late(self) -> None:
         self._head_timer = None
-        if self._in_head and self.transport is not None and not self.transport.is_closing():
-            if self.cycle is None or self.cycle.response_complete:
-                self.transport.close()
+        waits = self.cycle is None or self.cycle.response_complete
+        if self._in_head and waits and self.transport is not None:
+            self.transport.close()
 
     def _cancel_timer(self) -> None:
         if self._head_timer is not None:

@@ -1,7 +1,8 @@
 """Owns server-sent events of a chat answer: the bytes of each chunk. Pure.
 
-Source: OpenAI API reference, "Chat completion chunk object". What is fixed for one answer is encoded once; a chunk of
-text costs one string escape. The chunks of everything that is ready are written together.
+Source: OpenAI API reference, "Chat completion chunk object". What is fixed for one answer is
+encoded once; a chunk of text costs one string escape. The chunks of everything that is ready are
+written together.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from p2p.job_messages import (
     RefuseFrame,
     next_output_hash,
 )
-from p2p.signing import Signed, open_signed
+from p2p.signing import Signed, verify_bytes
 from p2p.types import NetworkId, PeerId, public_key_of
 
 
@@ -75,10 +75,9 @@ class Attempt:
     __slots__ = (
         "_expected_hash",
         "_latest",
-        "_latest_count",
-        "_latest_hash",
         "_output_tokens_max",
         "_text_bytes",
+        "_verified",
         "detail",
         "ending",
         "finish_reason",
@@ -112,8 +111,7 @@ class Attempt:
         self._text_bytes = 0
         self._expected_hash = OUTPUT_HASH_START
         self._latest: Signed | None = None
-        self._latest_count = 0
-        self._latest_hash = OUTPUT_HASH_START
+        self._verified: Signed | None = None
 
     @property
     def latest_receipt(self) -> Signed | None:
@@ -121,11 +119,12 @@ class Attempt:
         return self._latest
 
     # --- frames ---------------------------------------------------------------------------------
-    def accept(self, frame: AcceptFrame, network: NetworkId, now_s: float) -> None:
+    def accept(self, frame: AcceptFrame, now_s: float) -> None:
         """The node takes the job. Raises: MalformedError, UntrustedError."""
         if self.phase is not Phase.OFFERED:
             raise MalformedError("an accept where none belongs")
-        accept = open_signed(frame.accept, Accept, network, public_key_of(self.node_id))
+        # Its signature is not checked: the receipt that is settled on says the same, and is.
+        accept = decode_message(frame.accept.body, Accept)
         offer = self.offer
         if (accept.job_id, accept.attempt, accept.offer_hash) != (
             offer.job_id,
@@ -223,17 +222,21 @@ class Attempt:
             or receipt.model_digest != offer.model_digest
         ):
             raise UntrustedError("a receipt that does not fit what was delivered")
-        self._latest, self._latest_count = signed, count
-        self._latest_hash = self._expected_hash
+        self._latest = signed
 
     def verified_receipt(self, network: NetworkId) -> Signed | None:
-        """The receipt to settle on, its signature checked; None if there is none or it is
+        """The receipt to settle on, its signature checked (once); None if there is none or it is
         forged."""
-        if self._latest is None:
+        latest = self._latest
+        if latest is None or latest is self._verified:
+            return latest
+        node_key = public_key_of(self.node_id)
+        if latest.signer != node_key:
             return None
         try:
-            receipt = open_signed(self._latest, NodeReceipt, network, public_key_of(self.node_id))
+            # What it says was held against what was delivered when it came.
+            verify_bytes(network, NodeReceipt.PURPOSE, latest.body, node_key, latest.signature)
         except P2PError:
             return None
-        good = (self._latest_count, self._latest_hash)
-        return self._latest if (receipt.output_tokens, receipt.output_hash) == good else None
+        self._verified = latest
+        return latest

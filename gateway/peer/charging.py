@@ -1,13 +1,13 @@
 """Owns the charging table of DOMAIN.md: what of a job's output is chargeable, attempt by attempt.
 Pure.
 
-| outcome                      | streaming                 | not streaming                             |
-|------------------------------|---------------------------|-------------------------------------------|
-| complete                     | input + output            | input + output                            |
-| client leaves or cancels     | input + what was written  | input + what was generated up to then     |
-| node lost, continued         | input once + written; each node its own part | complete answer, each its own part |
-| failed after output began    | input + what was written  | nothing                                   |
-| failed or refused before     | nothing                   | nothing                                   |
+| outcome                    | streaming                | not streaming                            |
+|----------------------------|--------------------------|------------------------------------------|
+| complete                   | input + output           | input + output                           |
+| client leaves or cancels   | input + what was written | input + what was generated up to then    |
+| node lost, continued       | input once + written     | complete answer; each node its own part  |
+| failed after output began  | input + what was written | nothing                                  |
+| failed or refused before   | nothing                  | nothing                                  |
 
 Input is charged once, with the first attempt that has something chargeable. A complete answer
 without any output is charged its input. Whatever ended without a chargeable token otherwise is

@@ -41,6 +41,7 @@ class Dispatcher:
             await run.run()
         finally:
             self._running.discard(run)
+            run.close()
             self.jobs_done += 1
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -61,6 +61,7 @@ class Funding:
         services, payer, quote = self._services, self.payer, self.quote
         payer.balance.available -= quote.maximum
         self.may_be_held = True
+        services.settlement.journal_hold(self.hold_id)
         try:
             result = await services.ledger.hold(
                 payer.key,
@@ -74,6 +75,7 @@ class Funding:
             refusal = as_client_error(error)
             if isinstance(error, RefusedError) and not isinstance(refusal, LedgerUnavailableError):
                 self.may_be_held = False
+                services.settlement.never_held(self.hold_id)
             if isinstance(refusal, AuthenticationError | NotAllowedError | InternalError):
                 log.warning("job %s: no hold: %s", self._job.job_id.hex(), error)
             services.keys.forget(payer.key)

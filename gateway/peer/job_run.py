@@ -40,6 +40,7 @@ from p2p.ledger_messages import CaptureLeg
 from p2p.types import PeerId
 
 log = logging.getLogger("gateway.jobs")
+_LINE = "job=%s model=%s outcome=%s finish=%s attempts=%d input=%d output=%d charged=%d ms=%d"
 
 
 class JobRun:
@@ -59,6 +60,7 @@ class JobRun:
         self._verdicts = Verdicts()
         self._outcome = JobOutcome.FAILED
         self._finish_reason = ""
+        self._billed: tuple[tuple[JobOutcome, int, int], Bill] | None = None
         self._left = False
         self._timed_out = False
         self._written = trio.Event()
@@ -105,6 +107,11 @@ class JobRun:
         if self._job.streaming and now_s - self._acknowledged_s >= DELIVERY_INTERVAL_S:
             self._acknowledged_s = now_s
             self._acknowledge_delivered(funding)
+
+    def close(self) -> None:
+        """Let go of what points back here: a job's memory is free at once, without a collection."""
+        self._pipe.stop_listening()
+        self._dispatches.clear()
 
     # --- the walk -------------------------------------------------------------------------------
     async def run(self) -> None:
@@ -265,7 +272,10 @@ class JobRun:
 
     # --- the end --------------------------------------------------------------------------------
     def _bill(self, funding: Funding, written_tokens: int) -> Bill:
-        return make_bill(
+        case = (self._outcome, written_tokens, len(self._tokens))
+        if self._billed is not None and self._billed[0] == case:
+            return self._billed[1]
+        bill = make_bill(
             self._attempts,
             funding.quote.terms,
             self._services.network,
@@ -273,6 +283,8 @@ class JobRun:
             streaming=self._job.streaming,
             written_tokens=written_tokens,
         )
+        self._billed = (case, bill)
+        return bill
 
     def _finish(self, funding: Funding) -> None:
         """Hand the end of the answer over, with the receipt for all of it."""
@@ -315,8 +327,10 @@ class JobRun:
                 await self._written.wait()
             if self._left:
                 self._outcome = JobOutcome.CLIENT_LEFT
-        bill = self._bill(funding, self._pipe.written_tokens)
+        streamed = self._job.streaming
+        bill = self._bill(funding, self._pipe.written_tokens if streamed else len(self._tokens))
         self._log_line(bill)
+        await self._services.settlement.wait_turn()
         if bill.parts and funding.voucher is not None:
             legs = self._acknowledge(bill, final=True)
             await self._services.settlement.capture(funding.hold_id, legs)
@@ -361,8 +375,7 @@ class JobRun:
 
     def _log_line(self, bill: Bill | None) -> None:
         """One line for each job: numbers only, never what was asked or answered."""
-        log.info(
-            "job=%s model=%s outcome=%s finish=%s attempts=%d input=%d output=%d charged=%d ms=%d",
+        arguments = (
             self._job.job_id.hex(),
             self._funding.model.name if self._funding is not None else "-",
             self._outcome.value,
@@ -373,3 +386,6 @@ class JobRun:
             bill.amount if bill is not None else 0,
             int((self._services.now_s() - self._started_s) * 1000),
         )
+        if log.isEnabledFor(logging.INFO):
+            # Made by hand: logging's search for the caller costs more than the line.
+            log.handle(log.makeRecord(log.name, logging.INFO, "", 0, _LINE, arguments, None))

@@ -1,16 +1,20 @@
 """Owns the settlement journal: what was delivered and is not settled yet, so that a restart can
 settle it.
 
-Theory of operation. One file, appended to: `O <capture>` when a capture is (or would now be)
-owed, `D <hold ID>` when its hold was settled; the newest line of a hold counts. Lines are written
-without fsync: they survive the end of the process, and a machine that loses power only loses the
-pay of jobs whose holds then expire. A torn last line is ignored. The file is rewritten with what
-is still open at the start and when it has grown."""
+Theory of operation. One file, appended to: `H <hold ID>` before a hold is asked for, `O
+<capture>` when a capture is (or would now be) owed, `D <hold ID>` when its hold was settled; the
+newest line of a hold counts. A hold with nothing owed is released at the next start: without
+that, a gateway that is killed would leave its consumers' credit locked until the holds expire.
+The lines of one turn of the event loop are written together, without fsync: they survive the end
+of the process, and a machine that loses power only loses the pay of jobs whose holds then expire.
+A torn last line is ignored. The file is rewritten with what is still open at the start and when
+it has grown."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from gateway.limits import JOURNAL_BYTES_MAX
@@ -22,6 +26,7 @@ from p2p.signing import Signed
 
 log = logging.getLogger(__name__)
 _FILE_MODE = 0o600
+_LINES_WAITING_MAX = 256
 
 
 class SettlementJournal:
@@ -30,47 +35,69 @@ class SettlementJournal:
     def __init__(self, path: Path) -> None:
         """Read what an earlier run left open. Raises: OSError."""
         self._path = path
-        self._open: dict[bytes, Signed] = {}
+        self._open: dict[bytes, Signed | None] = {}
         self._size_bytes = 0
+        self._lines: list[bytes] = []
+        self.on_line: Callable[[], None] = lambda: None
+        """Called when a line waits for `flush`."""
         self._load()
         self._descriptor = -1
         self._rewrite()
 
-    def owed(self) -> dict[bytes, Signed]:
-        """The captures that are not settled yet, by hold ID."""
+    def owed(self) -> dict[bytes, Signed | None]:
+        """The captures that are not settled yet, by hold ID; None: a hold to be released."""
         return dict(self._open)
+
+    def held(self, hold_id: bytes) -> None:
+        """Note a hold that is about to be asked for; nothing is owed of it yet."""
+        self._open[hold_id] = None
+        self._append(_line(hold_id, None))
 
     def owe(self, hold_id: bytes, capture: Signed) -> None:
         """Note a capture; it replaces an earlier one of the same hold."""
         self._open[hold_id] = capture
-        self._append(b"O " + encode_message(capture).hex().encode() + b"\n")
+        self._append(_line(hold_id, capture))
 
     def settled(self, hold_id: bytes) -> None:
         """The hold has ended in the ledger."""
-        if self._open.pop(hold_id, None) is not None:
+        if hold_id in self._open:
+            del self._open[hold_id]
             self._append(b"D " + hold_id.hex().encode() + b"\n")
 
+    def flush(self) -> None:
+        """Write the lines that have collected. A disk that is full is reported, not raised."""
+        if not self._lines or self._descriptor < 0:
+            return
+        data = b"".join(self._lines)
+        self._lines.clear()
+        try:
+            os.write(self._descriptor, data)
+        except OSError as error:  # settlement goes on from memory
+            log.error("the settlement journal cannot be written: %s", error)
+            return
+        self._size_bytes += len(data)
+        if self._size_bytes > JOURNAL_BYTES_MAX:
+            self._rewrite()
+
     def close(self) -> None:
-        """Close the file."""
+        """Write what has collected and close the file."""
+        self.flush()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
     def _append(self, line: bytes) -> None:
-        try:
-            os.write(self._descriptor, line)
-        except OSError as error:  # a full disk: settlement goes on from memory
-            log.error("the settlement journal cannot be written: %s", error)
-            return
-        self._size_bytes += len(line)
-        if self._size_bytes > JOURNAL_BYTES_MAX:
-            self._rewrite()
+        self._lines.append(line)
+        if len(self._lines) >= _LINES_WAITING_MAX:
+            self.flush()
+        else:
+            self.on_line()
 
     def _rewrite(self) -> None:
-        lines = [b"O " + encode_message(c).hex().encode() + b"\n" for c in self._open.values()]
-        data = b"".join(lines)
+        data = b"".join(_line(hold_id, capture) for hold_id, capture in self._open.items())
         write_atomically(self._path, data, _FILE_MODE)
-        self.close()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
         self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         self._size_bytes = len(data)
 
@@ -90,6 +117,14 @@ class SettlementJournal:
         data = bytes.fromhex(text.decode("ascii"))
         if mark == b"D":
             self._open.pop(data, None)
+        elif mark == b"H":
+            self._open[data] = None
         elif mark == b"O":
             signed = decode_message(data, Signed)
             self._open[decode_message(signed.body, CaptureRequest).hold_id] = signed
+
+
+def _line(hold_id: bytes, capture: Signed | None) -> bytes:
+    if capture is None:
+        return b"H " + hold_id.hex().encode() + b"\n"
+    return b"O " + encode_message(capture).hex().encode() + b"\n"

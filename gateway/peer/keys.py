@@ -5,22 +5,34 @@ its secret (compared in constant time) and the record for as long as the ledger 
 that a revocation is soon in force). A secret that does not match what is cached is looked up like
 an unknown one: the ledger decides. Refusals are remembered shortly, by the digest of the whole
 key, so that a wrong key in a loop does not reach the ledger every time. The balance is a guess
-that the next hold corrects; it only decides whether a hold may overlap the offer."""
+that the next hold corrects; it only decides whether a hold may overlap the offer. A ledger is not
+believed because a bootstrap keeps it: a namespace's grants are looked at before its first job, and
+every few minutes; without the mint key's signature behind the credit, nothing is served from it.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.errors import AuthenticationError
-from gateway.limits import HOLD_OVERLAP_FACTOR, KEY_REFUSAL_CACHE_S, KEYS_CACHED_MAX
+from gateway.limits import (
+    GRANTS_CHECK_INTERVAL_S,
+    HOLD_OVERLAP_FACTOR,
+    KEY_REFUSAL_CACHE_S,
+    KEYS_CACHED_MAX,
+)
 from gateway.peer.ledger_port import BAD_KEY_MESSAGE, LedgerPort, as_client_error
 from p2p.api_keys import ApiKey, same
 from p2p.clock import Clock
-from p2p.errors import P2PError
+from p2p.errors import P2PError, UntrustedError
 from p2p.ledger_messages import KeyRecord
+from p2p.types import AccountId
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -62,6 +74,7 @@ class KeyCache:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._refused: OrderedDict[bytes, float] = OrderedDict()
         self._balances: OrderedDict[tuple[str, str], Balance] = OrderedDict()
+        self._believed_until: OrderedDict[tuple[AccountId, str], float] = OrderedDict()
 
     def cached(self, key: ApiKey) -> Payer | None:
         """The payer if the key is cached and good now. Raises: AuthenticationError (expired)."""
@@ -84,12 +97,30 @@ class KeyCache:
             raise AuthenticationError(BAD_KEY_MESSAGE)
         try:
             record = await self._ledger.key_lookup(key)
+            await self._believe(key, record)
         except P2PError as error:
+            if isinstance(error, UntrustedError):
+                log.error("the books that the bootstrap shows are not acceptable: %s", error)
             refusal = as_client_error(error)
             if isinstance(refusal, AuthenticationError):
                 self._refuse(digest)
             raise refusal from error
         return self._remember(key, record)
+
+    async def _believe(self, key: ApiKey, record: KeyRecord) -> None:
+        """Make sure, now and then, that signed grants stand behind a namespace's balance.
+
+        Raises: UntrustedError (a grant that no mint key signed, or more credit than was granted).
+        """
+        namespace = (record.account_id, record.namespace)
+        if self._believed_until.get(namespace, 0.0) > self._now_s():
+            return
+        statement = await self._ledger.statement(key, *namespace)
+        if record.available > statement.granted:
+            raise UntrustedError("a balance above all grants")
+        self._believed_until[namespace] = self._now_s() + GRANTS_CHECK_INTERVAL_S
+        if len(self._believed_until) > KEYS_CACHED_MAX:
+            self._believed_until.popitem(last=False)
 
     def forget(self, key: ApiKey) -> None:
         """Look this key up again at its next use (the ledger refused something about it)."""

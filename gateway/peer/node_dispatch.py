@@ -64,7 +64,7 @@ class Dispatch:
                     self._observe_first_token(services.now_s())
                     self.taker(frame)
                 case AcceptFrame():
-                    attempt.accept(frame, services.network, services.now_s())
+                    attempt.accept(frame, services.now_s())
                 case EndFrame():
                     attempt.end(frame)
                 case _:
@@ -96,11 +96,11 @@ class Dispatch:
 
     def acknowledge(self, delivery: Signed) -> None:
         """Send a delivery count, if the node can still be reached."""
-        self._send(DeliveryFrame(self.number, delivery))
+        self._send(DeliveryFrame(self.number, delivery), urgent=False)
 
-    def _send(self, frame: CancelFrame | DeliveryFrame) -> None:
+    def _send(self, frame: CancelFrame | DeliveryFrame, *, urgent: bool = True) -> None:
         try:
-            self.session.send(frame)
+            self.session.send(frame, urgent=urgent)
         except P2PError:
             pass  # the session is gone, and with it the attempt
 

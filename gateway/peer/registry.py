@@ -47,8 +47,8 @@ class Registry:
         self._nodes: dict[PeerId, NodeEntry] = {}
         self._by_model: dict[bytes, dict[PeerId, Candidate]] = {}
         self._configuration: NetworkConfiguration | None = None
-        self.on_news: Callable[[], None] = lambda: None
-        """Called when a node appeared or changed: sessions may be wanted."""
+        self.on_news: Callable[[PeerId | None], None] = lambda peer_id: None
+        """Called with the node that said something new, or None: sessions may be wanted."""
 
     # --- adverts --------------------------------------------------------------------------------
     def add(self, signed: Signed) -> bool:
@@ -81,7 +81,7 @@ class Registry:
         for peer_id, entry in self._nodes.items():
             for candidate in entry.candidates.values():
                 candidate.banned = configuration.is_banned(peer_id)
-        self.on_news()
+        self.on_news(None)
 
     def _take(self, known: KnownAdvert, now_ms: int) -> None:
         peer_id = known.advert.peer_id
@@ -95,7 +95,7 @@ class Registry:
             self._by_model.get(digest, {}).pop(peer_id, None)
         for model in known.advert.models:
             self._update(entry, model)
-        self.on_news()
+        self.on_news(peer_id)
 
     def _update(self, entry: NodeEntry, model: ModelAdvert) -> None:
         peer_id = entry.known.advert.peer_id

@@ -73,9 +73,10 @@ class NodeSession:
         """Nobody listens to this attempt any more (idempotent)."""
         self._listeners.pop(number, None)
 
-    def send(self, item: Message) -> None:
-        """Queue a message. Raises: SessionLostError, MalformedError (too large)."""
-        self.link.send(item)
+    def send(self, item: Message, *, urgent: bool = True) -> None:
+        """Queue a message (as `Link.send`). Raises: SessionLostError, MalformedError (too
+        large)."""
+        self.link.send(item, urgent=urgent)
 
     def send_voucher(self, number: int, voucher: Signed, chain: Chain) -> None:
         """Send a voucher, with its issuer's certificates the first time. Raises:
@@ -113,7 +114,8 @@ class Sessions:
         self._network = network
         self._registry = registry
         self._open: dict[PeerId, NodeSession] = {}
-        self._kept: set[PeerId] = set()
+        self._kept: dict[PeerId, trio.Event] = {}
+        """The nodes that have a keeper task, with what wakes it from its pause."""
         self._news = trio.Event()
         registry.on_news = self._on_news
 
@@ -129,15 +131,17 @@ class Sessions:
             while True:
                 for peer_id in self._registry.working_set():
                     if peer_id not in self._kept:
-                        self._kept.add(peer_id)
+                        self._kept[peer_id] = trio.Event()
                         nursery.start_soon(self._keep, peer_id)
                 with trio.move_on_after(1):
                     await self._news.wait()
                 self._news = trio.Event()
                 self._registry.prune()
 
-    def _on_news(self) -> None:
+    def _on_news(self, peer_id: PeerId | None) -> None:
         self._news.set()
+        if peer_id is not None and peer_id in self._kept:
+            self._kept[peer_id].set()  # it speaks: dial at once
 
     async def _keep(self, peer_id: PeerId) -> None:
         pause_s = SESSION_PAUSE_S_MIN
@@ -151,10 +155,12 @@ class Sessions:
                     log.info("session with node %s: %s", peer_id, error)
                 if trio.current_time() - began > SESSION_PAUSE_S_MAX:
                     pause_s = SESSION_PAUSE_S_MIN
-                await trio.sleep(pause_s)
+                with trio.move_on_after(pause_s):
+                    await self._kept[peer_id].wait()
+                self._kept[peer_id] = trio.Event()
                 pause_s = min(SESSION_PAUSE_S_MAX, pause_s * 2)
         finally:
-            self._kept.discard(peer_id)
+            del self._kept[peer_id]
 
     async def _serve(self, peer_id: PeerId) -> None:
         await self._dial(peer_id)

@@ -2,20 +2,20 @@
 
 Theory of operation. A capture is signed, written to the journal and sent. If the ledger does not
 answer it is sent again, with growing pauses, until the ledger says something final: done, or a
-refusal (the hold expired, a receipt is not acceptable). Its ID makes repeating harmless. A
-release needs no journal: a hold that nobody captures expires. While a job streams, the capture
-that would be owed at that moment is journalled every two seconds, so that a gateway that is
-killed settles what it had delivered when it is started again."""
+refusal (the hold expired, a receipt is not acceptable). Its ID makes repeating harmless. Each hold
+is journalled before it is asked for, and while a job streams the capture that would be owed at
+that moment, every two seconds, so that a gateway that is killed settles what it had delivered, and
+releases the rest, when it is started again."""
 
 from __future__ import annotations
 
 import logging
-import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
 from gateway.limits import (
+    SETTLE_BATCH_S,
     SETTLE_RETRY_S_MAX,
     SETTLE_RETRY_S_MIN,
     SETTLE_WAITING_MAX,
@@ -42,6 +42,7 @@ class Settlement:
         network: NetworkId,
         *,
         clock_ms: Clock,
+        random_bytes: Callable[[int], bytes],
     ) -> None:
         """Begin with what the journal says is owed from before."""
         self._ledger = ledger
@@ -49,10 +50,15 @@ class Settlement:
         self._key_pair = key_pair
         self._network = network
         self._clock_ms = clock_ms
+        self._random_bytes = random_bytes
         self._waiting: dict[bytes, Signed | None] = dict(journal.owed())
         self._wake = trio.Event()
+        self._turn_wanted = trio.Event()
+        self._turn = trio.Event()
+        self._line_waits = trio.Event()
+        journal.on_line = lambda: self._line_waits.set()
         if self._waiting:
-            log.info("%d captures of an earlier run are still owed", len(self._waiting))
+            log.info("%d holds of an earlier run are not settled yet", len(self._waiting))
 
     @property
     def waiting(self) -> int:
@@ -63,6 +69,14 @@ class Settlement:
     def is_full(self) -> bool:
         """Whether so many wait that new jobs should be refused."""
         return len(self._waiting) >= SETTLE_WAITING_MAX
+
+    def journal_hold(self, hold_id: bytes) -> None:
+        """Note a hold that is about to be asked for."""
+        self._journal.held(hold_id)
+
+    def never_held(self, hold_id: bytes) -> None:
+        """The ledger refused to hold: there is nothing to settle."""
+        self._journal.settled(hold_id)
 
     def journal_running(self, hold_id: bytes, legs: Sequence[CaptureLeg]) -> None:
         """Note what would be captured if the gateway ended now."""
@@ -77,13 +91,39 @@ class Settlement:
 
     async def release(self, hold_id: bytes) -> None:
         """Give a whole hold back; returns when the ledger answered, or leaves it to `run`."""
-        self._journal.settled(hold_id)
         if not await self._try(hold_id, None):
             self._later(hold_id, None)
 
+    async def wait_turn(self) -> None:
+        """Wait until finished jobs are settled: those of SETTLE_BATCH_S go together.
+
+        What they say to the ledger and to a node then travels in one frame, which costs the same.
+        """
+        self._turn_wanted.set()
+        await self._turn.wait()
+
+    async def _give_turns(self) -> None:
+        while True:
+            await self._turn_wanted.wait()
+            await trio.sleep(SETTLE_BATCH_S)
+            turn, self._turn, self._turn_wanted = self._turn, trio.Event(), trio.Event()
+            turn.set()
+
+    async def _write_journal(self) -> None:
+        while True:
+            await self._line_waits.wait()
+            self._line_waits = trio.Event()
+            self._journal.flush()
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Repeat what could not be sent, until cancelled."""
-        task_status.started()
+        """Give turns, and repeat what could not be sent, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._give_turns)
+            nursery.start_soon(self._write_journal)
+            task_status.started()
+            await self._repeat_for_ever()
+
+    async def _repeat_for_ever(self) -> None:
         pause_s = SETTLE_RETRY_S_MIN
         while True:
             if not self._waiting:
@@ -120,7 +160,9 @@ class Settlement:
         except RefusedError as error:
             if error.code in PASSING_CODES:
                 return False
-            log.error("hold %s: the ledger refused to settle: %s", hold_id.hex(), error)
+            # A hold that never came to be cannot be released; a refused capture is lost pay.
+            level = logging.INFO if signed is None else logging.ERROR
+            log.log(level, "hold %s: the ledger refused to settle: %s", hold_id.hex(), error)
         except P2PError as error:
             log.warning("hold %s: not settled yet: %s", hold_id.hex(), error)
             return False
@@ -129,7 +171,7 @@ class Settlement:
 
     def _request(self, hold_id: bytes, legs: Sequence[CaptureLeg]) -> Signed:
         request = CaptureRequest(
-            capture_id=secrets.token_bytes(16),
+            capture_id=self._random_bytes(16),
             hold_id=hold_id,
             legs=tuple(legs),
             issued_ms=self._clock_ms(),

@@ -1,0 +1,100 @@
+"""The cache of API keys."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.errors import AuthenticationError, LedgerUnavailableError
+from gateway.limits import GRANTS_CHECK_INTERVAL_S, KEY_REFUSAL_CACHE_S
+from gateway.peer.keys import KeyCache
+from p2p.api_keys import ApiKey
+from tests.fakes.clocks import FakeClock
+from tests.fakes.ledger import FakeLedger, api_key
+from tests.fakes.trust import BOOTSTRAP, GATEWAY, NETWORK
+
+
+class Bench:
+    """A cache over a fake ledger, with a clock to move."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.now_s = 100.0
+        self.ledger = FakeLedger(NETWORK, BOOTSTRAP, GATEWAY.peer_id, self.clock)
+        self.cache = KeyCache(self.ledger, now_s=lambda: self.now_s, clock_ms=self.clock)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+async def test_looked_up_once(bench: Bench) -> None:
+    assert bench.cache.cached(api_key()) is None
+    first = await bench.cache.check(api_key())
+    second = await bench.cache.check(api_key())
+    assert first.record is second.record
+    assert bench.ledger.lookups == 1
+    assert first.covers(10**9 // 4)
+    assert not first.covers(10**9 // 2)
+
+
+async def test_revocation_is_in_force_when_the_record_ends(bench: Bench) -> None:
+    await bench.cache.check(api_key())
+    bench.ledger.keys.clear()
+    bench.now_s += 4.9
+    await bench.cache.check(api_key())
+    bench.now_s += 0.2
+    with pytest.raises(AuthenticationError):
+        await bench.cache.check(api_key())
+
+
+async def test_another_secret_is_not_let_in(bench: Bench) -> None:
+    await bench.cache.check(api_key())
+    wrong = ApiKey(api_key().key_id, bytes(32))
+    assert bench.cache.cached(wrong) is None
+    with pytest.raises(AuthenticationError):
+        await bench.cache.check(wrong)
+    # Nor does it drive the right one out.
+    assert bench.cache.cached(api_key()) is not None
+
+
+async def test_refusals_are_remembered_shortly(bench: Bench) -> None:
+    for _ in range(3):
+        with pytest.raises(AuthenticationError):
+            await bench.cache.check(api_key("other"))
+    assert bench.ledger.lookups == 1
+    bench.ledger.keys.add(api_key("other"))
+    bench.now_s += KEY_REFUSAL_CACHE_S + 0.1
+    await bench.cache.check(api_key("other"))
+
+
+async def test_ledger_down(bench: Bench) -> None:
+    bench.ledger.down = True
+    with pytest.raises(LedgerUnavailableError):
+        await bench.cache.check(api_key())
+    bench.ledger.down = False
+    await bench.cache.check(api_key())
+
+
+async def test_two_keys_of_a_namespace_share_its_balance(bench: Bench) -> None:
+    bench.ledger.keys.add(api_key("second"))
+    one = await bench.cache.check(api_key())
+    two = await bench.cache.check(api_key("second"))
+    assert one.balance is two.balance
+
+
+async def test_credit_without_a_mint_key_s_grant_serves_nobody(bench: Bench) -> None:
+    bench.ledger.forged = True
+    with pytest.raises(LedgerUnavailableError):
+        await bench.cache.check(api_key())
+    assert bench.cache.cached(api_key()) is None
+    bench.ledger.forged = False
+    await bench.cache.check(api_key())
+
+
+async def test_grants_are_looked_at_again_after_a_while(bench: Bench) -> None:
+    for wait_s, statements in ((0, 1), (6, 1), (GRANTS_CHECK_INTERVAL_S, 2)):
+        bench.now_s += wait_s
+        await bench.cache.check(api_key())
+        assert bench.ledger.statements == statements
+    assert bench.ledger.lookups == 3

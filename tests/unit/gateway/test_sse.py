@@ -1,0 +1,57 @@
+"""The bytes of a streamed answer."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import AnswerFailedError
+from gateway.http.sse import DONE, ChunkWriter, error_event
+from gateway.jobs import Done, ReceiptNote
+
+NOTE = ReceiptNote("cmVjZWlwdA==", "00ff", 12, "aa")
+DONE_EVENT = Done("stop", "", 3, 4, NOTE)
+
+
+def read(data: bytes) -> list[object]:
+    blocks = data.decode().split("\n\n")
+    assert blocks.pop() == ""
+    return [
+        text if text == "[DONE]" else json.loads(text)
+        for text in (block.removeprefix("data: ") for block in blocks)
+    ]
+
+
+@given(st.text(), st.text(min_size=1, max_size=20), st.booleans())
+def test_any_text_survives(text: str, model: str, wants_usage: bool) -> None:
+    writer = ChunkWriter("chatcmpl-1", 5, model, wants_usage=wants_usage)
+    (chunk,) = read(writer.text(text))
+    assert isinstance(chunk, dict)
+    assert chunk["choices"][0]["delta"]["content"] == text
+    assert chunk["model"] == model
+    assert ("usage" in chunk) == wants_usage
+
+
+def test_closing() -> None:
+    plain = ChunkWriter("chatcmpl-1", 5, "m", wants_usage=False)
+    last, done = read(plain.closing(DONE_EVENT))
+    assert done == "[DONE]"
+    assert isinstance(last, dict)
+    assert last["choices"][0]["finish_reason"] == "stop"
+    assert last["resultity"]["price_microcredits"] == 12
+    with_usage = ChunkWriter("chatcmpl-1", 5, "m", wants_usage=True)
+    finish, usage, done = read(with_usage.closing(DONE_EVENT))
+    assert isinstance(finish, dict)
+    assert isinstance(usage, dict)
+    assert "resultity" not in finish
+    assert usage["usage"]["total_tokens"] == 7
+    assert usage["resultity"]["receipt"] == NOTE.receipt
+    assert DONE.endswith(b"[DONE]\n\n")
+
+
+def test_error_event() -> None:
+    (event,) = read(error_event(AnswerFailedError("It broke.").body()))
+    assert isinstance(event, dict)
+    assert event["error"]["message"] == "It broke."
