@@ -26,6 +26,12 @@ def debug_wanted() -> bool:
     return os.environ.get("RESULTITY_DEBUG", "") not in ("", "0")
 
 
+# Texts of peers and clients reach the log: none of them may move a reader's cursor or start a line.
+_CONTROL_CHARACTERS = {
+    code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160), 0x2028, 0x2029)
+} | {10: "\\n", 13: "\\r", 9: "\\t"}
+
+
 class LineFormatter(logging.Formatter):
     """Formats a record as `time level logger: message`, in one line, in UTC."""
 
@@ -49,7 +55,15 @@ class LineFormatter(logging.Formatter):
                 line += " | " + self.formatException(cause)
             else:
                 line += f" ({cause[0].__name__}: {cause[1]})"
-        return line.replace("\r", "\\r").replace("\n", "\\n")
+        return line.translate(_CONTROL_CHARACTERS)
+
+
+class BoundedFileHandler(logging.handlers.RotatingFileHandler):
+    """A rotating file that knows its size instead of asking the file system for every record."""
+
+    def shouldRollover(self, record: logging.LogRecord) -> int:
+        """Tell whether the file would get too large; the record before this one may pass it."""
+        return int(self.stream is not None and self.stream.tell() >= self.maxBytes)
 
 
 def set_up_logging(level: str, log_file: Path | None, *, quiet: bool = False) -> None:
@@ -68,13 +82,17 @@ def set_up_logging(level: str, log_file: Path | None, *, quiet: bool = False) ->
     handlers.append(terminal)
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.handlers.RotatingFileHandler(
+        file = BoundedFileHandler(
             log_file, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES_MAX - 1, encoding="utf-8"
         )
         file.setFormatter(LineFormatter(tracebacks=True))
         handlers.append(file)
     logging.basicConfig(level=level.upper(), handlers=handlers, force=True)
     logging.captureWarnings(True)
+    # Not in the format: a quarter of a record's cost.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    if sys.version_info >= (3, 12):
+        logging.logAsyncioTasks = False
     if level != "debug":
         for name in NOISY_LOGGERS:
             logging.getLogger(name).setLevel(logging.ERROR)
