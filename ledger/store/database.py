@@ -24,7 +24,9 @@ _SETUP_LOCK = 0x7265_7375_6C74
 """PostgreSQL advisory lock: one process at a time makes the tables."""
 WAL_PAGES_PER_CHECKPOINT = 4000
 """16 MB: a checkpoint copies pages and syncs twice, so do it seldom under load."""
-CACHE_KB = 64 * 1024
+WRITER_CACHE_KB = 8 * 1024
+READER_CACHE_KB = 1024
+"""Each connection has a cache of its own; what readers look at is mostly in the system's."""
 
 
 def open_engine(url: str, *, writer: bool) -> Engine:
@@ -68,7 +70,7 @@ def _open_sqlite(url: str, *, writer: bool) -> Engine:
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
         cursor.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES_PER_CHECKPOINT}")
-        cursor.execute(f"PRAGMA cache_size=-{CACHE_KB}")
+        cursor.execute(f"PRAGMA cache_size=-{WRITER_CACHE_KB if writer else READER_CACHE_KB}")
         cursor.close()
 
     @event.listens_for(engine, "begin")
