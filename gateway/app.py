@@ -7,7 +7,6 @@ answers may finish within the grace, what is owed is settled or journalled, then
 
 from __future__ import annotations
 
-import gc
 import logging
 import resource
 from collections.abc import AsyncIterator
@@ -95,7 +94,6 @@ async def run(
     Raises: GatewaySetupError, P2PError (identity, certificate, network): the operator must act.
     """
     listener = bind_http_socket(settings.http_host, settings.http_port)
-    _tame_garbage_collector()
     _raise_file_limit()
     stop = trio.Event()
 
@@ -120,13 +118,6 @@ async def run(
         raise
     finally:
         listener.close()
-
-
-def _tame_garbage_collector() -> None:
-    """Collect less often: with the defaults a tenth of the gateway's time goes to it (measured)."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 10, 10)
 
 
 def _raise_file_limit() -> None:

@@ -163,6 +163,7 @@ class JobRun:
             funding.quote.output_tokens_max,
             self._job.needs_images,
             self._dispatches[-1].candidate.model_id if self._tokens else None,
+            output_tokens_asked=self._job.max_tokens or 1,
         )
         choice = Choice(None)
         while len(self._dispatches) < ATTEMPTS_PER_JOB_MAX:

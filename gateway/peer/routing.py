@@ -71,6 +71,8 @@ class Wanted:
     needs_images: bool = False
     model_id: bytes | None = None
     """Set for a continuation: only the same tensors and tokenizer continue an answer."""
+    output_tokens_asked: int = 1
+    """What the client asked for by name; a mere default may end sooner on a smaller node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ def _removal(
         return "banned"
     if candidate.certificate_expires_ms <= now_ms:
         return "no_certificate"
-    if candidate.context_tokens < wanted.output_tokens_max:
+    if candidate.context_tokens <= wanted.output_tokens_asked:
         return "context"
     if wanted.needs_images and not candidate.takes_images:
         return "images"

@@ -28,7 +28,7 @@ def candidate(name: str = "a", **changes: Any) -> Candidate:
         ("other_model", {}, replace(WANTED, model_id=bytes(32))),
         ("banned", {"banned": True}, WANTED),
         ("no_certificate", {"certificate_expires_ms": 1000}, WANTED),
-        ("context", {"context_tokens": 99}, WANTED),
+        ("context", {"context_tokens": 99}, Wanted(DIGEST, 100, output_tokens_asked=100)),
         ("images", {}, replace(WANTED, needs_images=True)),
         ("draining", {"draining": True}, WANTED),
         ("no_session", {"connected": False}, WANTED),
@@ -106,3 +106,9 @@ def test_first_token_time_is_smoothed() -> None:
     assert node.first_token_s == 1.0
     node.observe_first_token(2.0)
     assert 1.0 < node.first_token_s < 1.5
+
+
+def test_a_default_maximum_does_not_shut_out_a_node_with_a_smaller_context() -> None:
+    small = candidate(context_tokens=64)
+    choice = choose(Wanted(DIGEST, 512), [small], tried=(), now_s=0.0, now_ms=0)
+    assert choice.candidate is small
