@@ -45,6 +45,8 @@ PREFILL_TOKENS_PER_STEP_MAX = 128
 RUNTIME_READY_TIMEOUT_S = 600.0
 """Loading tens of gigabytes from a slow disk takes minutes."""
 RUNTIME_PING_INTERVAL_S = 1.0
+RUNTIME_SILENCE_S_MIN = 8.0
+"""With what a session allows, a frozen runtime is replaced and its jobs go on within 15 s."""
 RUNTIME_SILENCE_S_MAX = 30.0
 """The engine answers between steps; a step is at most 128 prompt tokens, seconds on a slow CPU."""
 RUNTIME_PREPARE_TIMEOUT_S = 20.0

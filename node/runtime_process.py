@@ -33,6 +33,7 @@ from node.limits import (
     RUNTIME_READY_TIMEOUT_S,
     RUNTIME_SELF_TEST_TIMEOUT_S,
     RUNTIME_SILENCE_S_MAX,
+    RUNTIME_SILENCE_S_MIN,
     RUNTIME_START_TIMEOUT_S,
     RUNTIME_STOP_TIMEOUT_S,
 )
@@ -51,6 +52,7 @@ from node.runtime_messages import (
     Stats,
     Step,
 )
+from node.self_test import SelfTestAnswer, self_test_request
 from p2p.codec import Message
 from p2p.errors import MalformedError
 
@@ -64,10 +66,6 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-
-_SELF_TEST_REQUEST = (
-    b'{"messages": [{"role": "user", "content": "What is 2 + 2?"}], "temperature": 0}'
-)
 
 
 class JobSink(Protocol):
@@ -139,6 +137,8 @@ class RuntimeProcess:
         self._facts: RuntimeFacts | None = None
         self._ready = False
         self._silent_s = 0.0
+        self._longest_silence_s = 0.0
+        self._proved = False
         self._step_callbacks: list[Callable[[], None]] = []
         self.stats = Stats(0, 0, 0, 0.0, 0, 0, 0)
         self.pid: int | None = None
@@ -146,8 +146,8 @@ class RuntimeProcess:
 
     @property
     def ready(self) -> bool:
-        """Whether a child with a loaded model is there."""
-        return self._ready
+        """Whether a child with a loaded model is there and answers."""
+        return self._ready and self._silent_s <= self._silence_s_max() / 2
 
     @property
     def facts(self) -> RuntimeFacts:
@@ -242,8 +242,9 @@ class RuntimeProcess:
         Raises: RuntimeUnavailableError if it does not produce at least one token in time;
             RuntimeRefusedError if it refuses the question.
         """
-        job = await self.prepare(_SELF_TEST_REQUEST, output_tokens_max=8, seed=0)
-        sink = _TestSink()
+        request = self_test_request(self.facts.context_tokens)
+        job = await self.prepare(request, output_tokens_max=8, seed=0)
+        sink = SelfTestAnswer()
         self.start(job.number, sink)
         with trio.move_on_after(timeout_s):
             await sink.ended.wait()
@@ -254,6 +255,7 @@ class RuntimeProcess:
             raise RuntimeUnavailableError(
                 f"the test inference gave no token ({sink.outcome}: {sink.detail})"
             )
+        self._proved = True
 
     # --- supervision --------------------------------------------------------------------------
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -287,6 +289,17 @@ class RuntimeProcess:
             pause_s = min(2 * pause_s, self._times.backoff_s_max)
             self.restarts += 1
             _log.warning("starting the runtime again (restart %d)", self.restarts)
+
+    def _silence_s_max(self) -> float:
+        """How long the child may be silent: long enough for several of its own longest steps.
+
+        The test inference has shown it a whole chunk of prompt; before that nothing is known of
+        its speed.
+        """
+        if not self._proved:
+            return self._times.silence_s_max
+        patience_s = max(RUNTIME_SILENCE_S_MIN, 4 * self._longest_silence_s)
+        return min(self._times.silence_s_max, patience_s)
 
     def _child_gone(self) -> None:
         """End everything that the child had; sinks must not see a half-changed state."""
@@ -323,7 +336,7 @@ class RuntimeProcess:
             await trio.sleep(self._times.ping_interval_s)
             # In rounds, not by the clock: if the agent itself was stopped, nobody was silent.
             self._silent_s += self._times.ping_interval_s
-            if self._silent_s > self._times.silence_s_max:
+            if self._silent_s > self._silence_s_max():
                 _log.error("the runtime hangs: nothing heard for %.1f s", self._silent_s)
                 scope.cancel()
             now_s = trio.current_time()
@@ -355,6 +368,7 @@ class RuntimeProcess:
                 job.prepared_at_s = trio.current_time()
                 job.answered.set()
         elif isinstance(message, Pong):
+            self._longest_silence_s = max(self._longest_silence_s, self._silent_s)
             self._silent_s = 0.0
         elif isinstance(message, Stats):
             self.stats = message
@@ -362,20 +376,3 @@ class RuntimeProcess:
     def _step_done(self) -> None:
         for callback in self._step_callbacks:
             callback()
-
-
-@dataclass(slots=True)
-class _TestSink:
-    """Counts the tokens of the test inference."""
-
-    tokens: int = 0
-    outcome: str = ""
-    detail: str = ""
-    ended: trio.Event = field(default_factory=trio.Event)
-
-    def on_output(self, token_ids: tuple[int, ...], text: str) -> None:
-        self.tokens += len(token_ids)
-
-    def on_end(self, outcome: str, detail: str) -> None:
-        self.outcome, self.detail = outcome, detail
-        self.ended.set()

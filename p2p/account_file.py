@@ -22,7 +22,10 @@ FORMAT = "resultity/account/1"
 
 @dataclass(frozen=True, slots=True)
 class AccountKeys:
-    """What an account's owner holds: the signing key and the signed founding document."""
+    """What an account's owner holds: a signing key and the signed founding document.
+
+    The key is the one that the document names, or one that was added to the account later.
+    """
 
     signing: KeyPair
     founding: Signed
@@ -48,6 +51,7 @@ def store_account(path: Path, keys: AccountKeys) -> None:
         "format": FORMAT,
         "account_id": keys.account_id,
         "signing_seed": keys.signing.seed.hex(),
+        "public_key": keys.signing.public_key.hex(),
         "founding": base64.b64encode(encode_message(keys.founding)).decode("ascii"),
     }
     write_atomically(path, json.dumps(content, indent=1).encode() + b"\n", KEY_FILE_MODE)
@@ -66,12 +70,14 @@ def load_account(path: Path, network: NetworkId) -> AccountKeys:
         signing = KeyPair(bytes.fromhex(content["signing_seed"]))
         founding = decode_message(base64.b64decode(content["founding"]), Signed)
         document = open_signed(founding, AccountFounding, network, document_key(founding))
+        # Files of before keys could be changed have the first key.
+        public_key = bytes.fromhex(content.get("public_key", document.signing_key.hex()))
     except (ValueError, KeyError, TypeError, P2PError) as error:
         raise MalformedError(
             f"{path} is damaged or was made for another network: {error}"
         ) from error
-    if document.signing_key != signing.public_key:
-        raise MalformedError(f"{path} is damaged: its key did not sign its founding document")
+    if public_key != signing.public_key:
+        raise MalformedError(f"{path} is damaged: its key is not the one that it says")
     return AccountKeys(signing, founding)
 
 

@@ -60,11 +60,13 @@ class JoinResult(Message):
 
 @dataclass(frozen=True, slots=True)
 class Applicant:
-    """A join request that was verified."""
+    """A join request that was verified, but for one thing: the ledger alone knows whether
+    `account_key`, which signed the binding, is a key of the account now."""
 
     peer_id: PeerId
     account_id: AccountId
     founding: Signed
+    account_key: bytes
 
 
 def join_request(
@@ -78,7 +80,7 @@ def join_request(
 def verify_join_request(
     signed: Signed, network: NetworkId, caller: PeerId, now_ms: int
 ) -> Applicant:
-    """Check that node and account both signed.
+    """Check that the node signed, and that some key bound it to the account.
 
     Raises: UntrustedError, StaleError, MalformedError.
     """
@@ -89,11 +91,11 @@ def verify_join_request(
     founding = open_signed(request.founding, AccountFounding, network)
     if founding.signing_key != request.founding.signer:
         raise UntrustedError("the founding document is not signed by the account's own key")
-    binding = open_signed(request.binding, NodeBinding, network, founding.signing_key)
+    binding = open_signed(request.binding, NodeBinding, network)
     account_id = account_id_from_founding(request.founding.body)
     if binding.account_id != account_id or binding.peer_id != caller:
         raise UntrustedError("the binding names another account or node")
-    return Applicant(caller, account_id, request.founding)
+    return Applicant(caller, account_id, request.founding, request.binding.signer)
 
 
 def certificate_chain(node: Signed, bootstrap: Chain) -> Chain:

@@ -73,13 +73,15 @@ def message(number: int) -> Callable[[type[M]], type[M]]:
     return register
 
 
-def encode_message(value: Message) -> bytes:
+def encode_message(value: Message, *, left_out: int = 0) -> bytes:
     """Give the msgpack form of one message: `[number, field, ...]`.
 
+    Args: left_out: so many fields at the end are left out (they must have defaults).
     Raises: MalformedError for a text that is not Unicode or an integer beyond 64 bits. (Bounds are
         checked by who decodes.)
     """
-    return _pack(_to_list(value))
+    form = _to_list(value)
+    return _pack(form[:-left_out] if left_out else form)
 
 
 def encode_messages(values: Sequence[Message]) -> bytes:

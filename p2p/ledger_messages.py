@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar
 
 from p2p.codec import Limit, Message, Range, message
 from p2p.job_messages import Amount, Digest, Id, Peer, Tokens
+from p2p.key_limits import NO_LIMITS, KeyLimits, SourceNetwork
 from p2p.limits import LEGS_PER_CAPTURE_MAX, NAME_CHARACTERS_MAX, TEXT_CHARACTERS_MAX
 from p2p.prices import PriceTerms
 from p2p.signing import Document, Signed
@@ -22,6 +23,8 @@ from p2p.types import AccountId
 Name = Annotated[str, Limit(NAME_CHARACTERS_MAX)]
 Account = Annotated[AccountId, Limit(NAME_CHARACTERS_MAX)]
 PublicKey = Annotated[bytes, Limit(32, 32)]
+Outcome = Annotated[str, Limit(32)]
+"""How a job ended, for the statistics of usage only: complete, client_left, failed or nothing."""
 
 
 # --- accounts: signed by an account's key, or by a mint key --------------------------------------
@@ -68,6 +71,7 @@ class KeyCreation(Document):
     credit_cap_total: Amount = 0
     models: Annotated[tuple[str, ...], Limit(64)] = ()
     gateways: Annotated[tuple[str, ...], Limit(64)] = ()
+    limits: KeyLimits = NO_LIMITS
 
 
 @message(53)
@@ -99,7 +103,10 @@ class Grant(Document):
 @message(60)
 @dataclass(frozen=True, slots=True)
 class HoldRequest(Document):
-    """Asks the ledger to hold a job's maximum. Signed by the gateway."""
+    """Asks the ledger to hold a job's maximum. Signed by the gateway.
+
+    `source_network`: in which of the key's networks the client is, if the key is limited to some.
+    """
 
     PURPOSE: ClassVar[str] = "hold-request"
     hold_id: Id
@@ -110,6 +117,7 @@ class HoldRequest(Document):
     issued_ms: int
     expires_ms: int
     mac: Annotated[bytes, Limit(32, 32)]
+    source_network: SourceNetwork = ""
 
 
 @message(61)
@@ -146,6 +154,7 @@ class CaptureRequest(Document):
     hold_id: Id
     legs: Annotated[tuple[CaptureLeg, ...], Limit(LEGS_PER_CAPTURE_MAX, 1)]
     issued_ms: int
+    outcome: Outcome = ""
 
 
 @message(64)
@@ -157,6 +166,7 @@ class ReleaseRequest(Document):
     release_id: Id
     hold_id: Id
     issued_ms: int
+    outcome: Outcome = ""
 
 
 @message(65)
@@ -205,6 +215,7 @@ class KeyRecord(Message):
     models: Annotated[tuple[str, ...], Limit(64)]
     available: Annotated[int, Range(0, 2**62)]
     cache_s: float
+    limits: KeyLimits = NO_LIMITS
 
 
 @message(69)
@@ -244,7 +255,8 @@ class ConsumerReceipt(Document):
 
     `request_hash` is the SHA-256 of the HTTP body as it came, `output_hash` of the answer's text
     (UTF-8, all choices' contents in order). `commitment` is SHA-256(salt || node receipt digests):
-    it binds the answer to the node receipts without naming a node.
+    it binds the answer to the node receipts without naming a node. `hold_id` names the job's hold
+    in the ledger and in its log.
     """
 
     PURPOSE: ClassVar[str] = "consumer-receipt"
@@ -261,6 +273,7 @@ class ConsumerReceipt(Document):
     outcome: Annotated[str, Limit(32)]
     commitment: Digest
     at_ms: int
+    hold_id: Annotated[bytes, Limit(16)] = b""
 
 
 @message(72)
@@ -277,8 +290,15 @@ class EarningsRequest(Document):
 @message(73)
 @dataclass(frozen=True, slots=True)
 class EarningsStatement(Message):
-    """What an account's nodes earned with `legs` attempts, and its gateways in fees."""
+    """What an account's nodes earned with `legs` attempts, and its gateways in fees.
+
+    The unmatured parts are in the sums: a correction may still take them back. `mature_after_s`:
+    how long that is possible.
+    """
 
     earned: Annotated[int, Range(0, 2**62)]
     fees: Annotated[int, Range(0, 2**62)]
     legs: Annotated[int, Range(0, 2**62)]
+    unmatured_earned: Annotated[int, Range(0, 2**62)] = 0
+    unmatured_fees: Annotated[int, Range(0, 2**62)] = 0
+    mature_after_s: Annotated[int, Range(0, 2**40)] = 0

@@ -40,6 +40,8 @@ ADVERTS_KNOWN_MAX = 20_000
 HELLO_TIMEOUT_S = 2.0
 DIAL_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 10.0
+UPLINK_WAIT_S = 3.0
+"""A call waits this long for a link that is down, one redial's pause and more; then it is told."""
 REDIAL_PAUSE_S_MIN = 0.2
 REDIAL_PAUSE_S_MAX = 2.0
 """A restarted bootstrap has its peers back well within 10 s."""
@@ -62,5 +64,6 @@ CALLS_BURST_PER_PEER = 4000.0
 REPLAY_WINDOW_ENTRIES_MAX = 100_000
 
 assert REQUEST_BYTES_MAX < FRAME_BYTES_MAX
+assert UPLINK_WAIT_S > REDIAL_PAUSE_S_MAX
 assert SESSION_SILENCE_S_MAX > 2 * HEARTBEAT_INTERVAL_S
 assert TOKENS_MAX * PRICE_MICROCREDITS_MAX // 10**6 < 2**63

@@ -23,11 +23,14 @@ from p2p.types import NetworkId, PeerId, authority_matches
 
 PURPOSE = "network-configuration"
 CONFIGURATION_BYTES_MAX = 256 * 1024
+HOLD_BEYOND_DEADLINE_S_MIN = 60
+"""Time to settle after a job's last moment, over a bootstrap that is restarting."""
 
 Hex32 = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Price = Annotated[int, pydantic.Field(ge=0, le=PRICE_MICROCREDITS_MAX)]
 Tokens = Annotated[int, pydantic.Field(ge=1, le=TOKENS_MAX)]
 BasisPoints = Annotated[int, pydantic.Field(ge=0, le=5000)]
+Share = Annotated[int, pydantic.Field(ge=0, le=10_000)]
 
 
 class _Frozen(pydantic.BaseModel):
@@ -70,17 +73,64 @@ class Participation(_Frozen):
 
 
 class Limits(_Frozen):
-    """Bounds on money and jobs."""
+    """Bounds on money and jobs.
+
+    `grant_microcredits_per_mint_key_and_day_max`: all grants that one mint key makes on one UTC
+    day. `earnings_mature_after_s`: until then a correction may take earnings back.
+    """
 
     hold_lifetime_s_max: Annotated[int, pydantic.Field(ge=10, le=86_400)] = 900
     job_deadline_s_max: Annotated[int, pydantic.Field(ge=5, le=86_400)] = 600
-    grant_microcredits_max: Annotated[int, pydantic.Field(ge=0, le=AMOUNT_MICROCREDITS_MAX)] = (
-        10**12
-    )
+    grant_microcredits_per_mint_key_and_day_max: Annotated[
+        int,
+        pydantic.Field(
+            ge=0,
+            le=AMOUNT_MICROCREDITS_MAX,
+            # Configurations that were signed with the old name stay in force.
+            validation_alias=pydantic.AliasChoices(
+                "grant_microcredits_per_mint_key_and_day_max", "grant_microcredits_max"
+            ),
+        ),
+    ] = 10**12
+    earnings_mature_after_s: Annotated[int, pydantic.Field(ge=0, le=365 * 86_400)] = 7 * 86_400
+
+    @pydantic.model_validator(mode="after")
+    def _holds_outlive_jobs(self) -> Limits:
+        # Otherwise a job could finish after its hold: delivered, and paid by nobody.
+        if self.hold_lifetime_s_max < self.job_deadline_s_max + HOLD_BEYOND_DEADLINE_S_MIN:
+            raise ValueError(
+                f"hold_lifetime_s_max must be at least {HOLD_BEYOND_DEADLINE_S_MIN} s more than "
+                "job_deadline_s_max: a hold must outlive its job"
+            )
+        return self
+
+
+class Rcp(_Frozen):
+    """How contribution points are given (`ledger/rcp.py`): an epoch's length, its pool of points,
+    the shares of the kinds in 1/10000, and how much of one payer's money at one node counts."""
+
+    epoch_days: Annotated[int, pydantic.Field(ge=1, le=366)] = 1
+    points_per_epoch: Annotated[int, pydantic.Field(ge=0, le=10**12)] = 10**6
+    work_basis_points: Share = 7000
+    uptime_basis_points: Share = 3000
+    validation_basis_points: Share = 0
+    referral_basis_points: Share = 0
+    pair_cap_microcredits: Annotated[int, pydantic.Field(ge=0, le=AMOUNT_MICROCREDITS_MAX)] = 10**9
+
+    @pydantic.model_validator(mode="after")
+    def _shares_are_of_one_pool(self) -> Rcp:
+        shares = self.work_basis_points + self.uptime_basis_points
+        if shares + self.validation_basis_points + self.referral_basis_points > 10_000:
+            raise ValueError("the shares of the contribution points are more than all of them")
+        return self
 
 
 class NetworkConfiguration(_Frozen):
-    """One version of the configuration. Keys are lower-case hex."""
+    """One version of the configuration. Keys are lower-case hex.
+
+    `mint_keys` sign new grants. A key that is no longer used moves to `retired_mint_keys`: what it
+    granted stays good. A key in neither list makes all that it ever granted worthless.
+    """
 
     format: Literal["resultity/network-configuration/1"] = "resultity/network-configuration/1"
     network_id: str
@@ -91,7 +141,9 @@ class NetworkConfiguration(_Frozen):
     fees: Fees = Fees()
     participation: Participation = Participation()
     limits: Limits = Limits()
+    rcp: Rcp = Rcp()
     mint_keys: tuple[Hex32, ...] = ()
+    retired_mint_keys: tuple[Hex32, ...] = ()
     banned_peers: tuple[str, ...] = ()
 
     @pydantic.model_validator(mode="after")
@@ -108,6 +160,11 @@ class NetworkConfiguration(_Frozen):
     def mint_public_keys(self) -> tuple[bytes, ...]:
         """The keys that may sign grants."""
         return tuple(bytes.fromhex(key) for key in self.mint_keys)
+
+    @property
+    def grant_public_keys(self) -> tuple[bytes, ...]:
+        """The keys whose grants count: those that may sign now, and those that could earlier."""
+        return tuple(bytes.fromhex(key) for key in (*self.mint_keys, *self.retired_mint_keys))
 
     @property
     def fee_rule(self) -> FeeRule:

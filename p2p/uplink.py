@@ -16,7 +16,7 @@ import trio
 
 from p2p.calls import CALLS_PROTOCOL, CallLink
 from p2p.errors import P2PError, PeerUnavailableError, WrongNetworkError
-from p2p.limits import CALL_TIMEOUT_S, REDIAL_PAUSE_S_MAX, REDIAL_PAUSE_S_MIN
+from p2p.limits import CALL_TIMEOUT_S, REDIAL_PAUSE_S_MAX, REDIAL_PAUSE_S_MIN, UPLINK_WAIT_S
 from p2p.link import Link
 from p2p.network import Network
 from p2p.types import PeerId
@@ -81,7 +81,8 @@ class Uplink:
         """
         deadline = trio.current_time() + timeout_s
         if self._open_link is None:
-            with trio.move_on_at(deadline):
+            # It is being dialled again and again: who asks meanwhile is told soon, not at the end.
+            with trio.move_on_at(min(deadline, trio.current_time() + UPLINK_WAIT_S)):
                 await self.wait_up()
         link = self._open_link
         if link is None:

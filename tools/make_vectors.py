@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from p2p import codec, job_messages, ledger_messages, membership
+from p2p import codec, job_messages, ledger_messages, log_messages, membership, usage_messages
 from p2p.admission import JoinRequest, NodeBinding
 from p2p.adverts import Advert
 from p2p.api_keys import hold_mac, lookup_mac, new_api_key
@@ -34,16 +34,20 @@ from p2p.wire import encode_frame
 
 PATH = Path(__file__).resolve().parents[1] / "tests" / "vectors" / "messages.json"
 MODULES = (
+    "p2p.account_messages",
     "p2p.admission",
     "p2p.adverts",
     "p2p.calls",
     "p2p.certificates",
     "p2p.job_messages",
+    "p2p.key_limits",
     "p2p.ledger_messages",
     "p2p.link",
+    "p2p.log_messages",
     "p2p.membership",
     "p2p.prices",
     "p2p.signing",
+    "p2p.usage_messages",
     "node.runtime_messages",
 )
 """All modules with messages; tests/unit/p2p/test_p2p_vectors.py finds one that is missing here."""
@@ -63,6 +67,8 @@ SIGNED_FIELDS: dict[str, tuple[type[Document], str]] = {
     "founding": (ledger_messages.AccountFounding, "account"),
     "binding": (NodeBinding, "account"),
     "grants": (ledger_messages.Grant, "mint"),
+    "epoch": (usage_messages.RcpEpoch, "bootstrap"),
+    "log_key": (log_messages.LogKey, "bootstrap"),
 }
 """What travels in each field of type Signed, and who signs it here."""
 SIGNERS: dict[type[Document], str] = {
@@ -70,6 +76,9 @@ SIGNERS: dict[type[Document], str] = {
     membership.Hello: "node",
     JoinRequest: "node",
     Advert: "node",
+    usage_messages.UsageRequest: "account",
+    usage_messages.UptimeRecord: "bootstrap",
+    log_messages.InclusionRequest: "account",
 }
 
 

@@ -38,6 +38,7 @@ def check_offer(
     model_digest: bytes,
     capacity: Capacity,
     now_ms: int,
+    previous: NetworkConfiguration | None = None,
 ) -> None:
     """Decide whether a verified offer may be taken.
 
@@ -45,6 +46,7 @@ def check_offer(
         gateway_id: who is at the other end of the session (and signed the offer).
         gateway: its certificate, None if it has no valid one any more.
         model_digest: SHA-256 of the model file that this node serves.
+        previous: the configuration before, while its terms still count (`p2p.allowed_terms`).
     Raises: RefusedError with one of `p2p.job_messages.REFUSALS`.
     """
     if gateway is None or gateway.role is not Role.GATEWAY:
@@ -55,7 +57,7 @@ def check_offer(
         raise RefusedError("not_entitled", "the offer names another gateway or node")
     if hashlib.sha256(offer.request).digest() != offer.request_hash:
         raise RefusedError("not_entitled", "the request does not match its hash")
-    _check_terms(offer, configuration, model_digest)
+    _check_terms(offer, configuration, previous, model_digest)
     if capacity.draining:
         raise RefusedError("draining", "this node is leaving")
     if not capacity.runtime_ready:
@@ -68,11 +70,20 @@ def check_offer(
         raise RefusedError("deadline", "the deadline is later than the configuration allows")
 
 
-def _check_terms(offer: Offer, configuration: NetworkConfiguration, model_digest: bytes) -> None:
+def _check_terms(
+    offer: Offer,
+    configuration: NetworkConfiguration,
+    previous: NetworkConfiguration | None,
+    model_digest: bytes,
+) -> None:
     model = configuration.model_with_digest(model_digest)
     if offer.model_digest != model_digest or model is None:
         raise RefusedError("model_not_served", "this node does not serve that model")
-    if offer.terms.model_name != model.name or not terms_allowed(configuration, offer.terms):
+    allowed = any(
+        known is not None and terms_allowed(known, offer.terms)
+        for known in (configuration, previous)
+    )
+    if offer.terms.model_name != model.name or not allowed:
         raise RefusedError("price", "the terms differ from the network's configuration")
     if offer.maximum < charge(offer.terms, offer.input_tokens_max, offer.output_tokens_max):
         raise RefusedError("price", "the hold is smaller than the job could cost")
@@ -92,3 +103,5 @@ def check_voucher(voucher: Voucher, offer: Offer, now_ms: int) -> None:
         raise UntrustedError("the voucher is for another gateway")
     if voucher.maximum < offer.maximum or voucher.terms != offer.terms:
         raise UntrustedError("the voucher promises less than the offer")
+    if voucher.expires_ms < offer.deadline_ms:
+        raise UntrustedError("the voucher ends before the job may")

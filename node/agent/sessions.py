@@ -27,6 +27,7 @@ from node.limits import (
     VOUCHER_WAIT_S,
 )
 from node.runtime_process import JobSink, PreparedJob
+from p2p.allowed_terms import AllowedTerms
 from p2p.clock import Clock
 from p2p.codec import Message
 from p2p.configuration_book import ConfigurationBook
@@ -97,6 +98,7 @@ class Agent:
         self.network = network
         self.membership = membership
         self.configuration = configuration
+        self.terms = AllowedTerms(lambda: configuration.current)
         self.runtime = runtime
         self.model_digest = model_digest
         self.model_id = model_id
@@ -281,6 +283,7 @@ class JobSession:
                 capacity.jobs - 1, capacity.jobs_max, capacity.runtime_ready, capacity.draining
             ),
             now_ms=agent.clock_ms(),
+            previous=agent.terms.previous(agent.clock_ms()),
         )
         prepared = await agent.runtime.prepare(
             offer.request,

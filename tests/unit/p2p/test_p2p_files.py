@@ -193,6 +193,7 @@ def test_files_that_are_no_chains(tmp_path: Path, content: bytes) -> None:
 
 # --- admission ----------------------------------------------------------------------------------
 ACCOUNT = account_keys()
+SOME_BINDING = NodeBinding(ACCOUNT.account_id, NODE.peer_id, START_MS)
 REQUEST = join_request(NODE, ACCOUNT, NETWORK, "resultity/test", START_MS)
 
 
@@ -201,6 +202,13 @@ def test_a_node_asks_for_admission() -> None:
     assert applicant.peer_id == NODE.peer_id
     assert applicant.account_id == ACCOUNT.account_id
     assert applicant.founding == ACCOUNT.founding
+
+
+def test_who_signed_the_binding_is_for_the_ledger_to_judge() -> None:
+    later_key = key_pair(55)
+    asked = JoinRequest(ACCOUNT.founding, later_key.sign(NETWORK, SOME_BINDING), "s", START_MS)
+    applicant = verify_join_request(NODE.sign(NETWORK, asked), NETWORK, NODE.peer_id, START_MS)
+    assert applicant.account_key == later_key.public_key
 
 
 def test_a_request_for_another_peer_network_or_time() -> None:
@@ -215,13 +223,14 @@ def test_a_request_for_another_peer_network_or_time() -> None:
 
 def test_an_account_that_did_not_agree() -> None:
     stranger = key_pair(55)
+    unsigned = replace(ACCOUNT_KEY.sign(NETWORK, SOME_BINDING), signature=bytes(64))
     binding = NodeBinding(ACCOUNT.account_id, NODE.peer_id, START_MS)
     other_node = NodeBinding(ACCOUNT.account_id, OTHER_NODE.peer_id, START_MS)
     other_account = NodeBinding(SOME_ACCOUNT, NODE.peer_id, START_MS)
     founding = AccountFounding(ACCOUNT_KEY.public_key, bytes(32), START_MS, bytes(16))
     signed = ACCOUNT_KEY.sign(NETWORK, binding)
     for request in (
-        JoinRequest(ACCOUNT.founding, stranger.sign(NETWORK, binding), "s", START_MS),
+        JoinRequest(ACCOUNT.founding, unsigned, "s", START_MS),
         JoinRequest(ACCOUNT.founding, ACCOUNT_KEY.sign(NETWORK, other_node), "s", START_MS),
         JoinRequest(ACCOUNT.founding, ACCOUNT_KEY.sign(NETWORK, other_account), "s", START_MS),
         JoinRequest(ACCOUNT.founding, ACCOUNT_KEY.sign(OTHER_NETWORK, binding), "s", START_MS),

@@ -29,6 +29,7 @@ from p2p.limits import (
     REDIAL_PAUSE_S_MAX,
     REDIAL_PAUSE_S_MIN,
     SESSION_SILENCE_S_MAX,
+    UPLINK_WAIT_S,
 )
 from p2p.link import Link
 from p2p.network import Network
@@ -160,14 +161,18 @@ async def test_it_redials_with_pauses_that_grow(autojump_clock: trio.abc.Clock) 
     uplink = uplink_of(network)
     async with network.serving() as nursery:
         await nursery.start(uplink.run)
+        asked_at = trio.current_time()
         with pytest.raises(PeerUnavailableError, match="no bootstrap"):
             await uplink.call(GET, b"", timeout_s=20)
+        assert trio.current_time() - asked_at == pytest.approx(UPLINK_WAIT_S)
+        await trio.sleep(20)
         times = [at for at, _ in network.dials]
         pauses = [later - earlier for earlier, later in pairwise(times)]
         assert pauses[0] == pytest.approx(REDIAL_PAUSE_S_MIN)
         assert pauses == sorted(pauses)
         assert pauses[-1] == pytest.approx(REDIAL_PAUSE_S_MAX)
         bootstrap.dial_error = None
+        await trio.sleep(REDIAL_PAUSE_S_MAX)
         assert await uplink.call(GET, b"") == encode_message(FIRST)
 
 
