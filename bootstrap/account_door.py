@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ledger.errors import LimitError
+from ledger.errors import LimitError, NotAuthorizedError
 from ledger.ledger import Ledger
 from ledger.operations import FoundAccount
 from ledger.store.queries import account_view
@@ -13,7 +13,7 @@ from p2p.ledger_messages import AccountFounding, TransferResult
 from p2p.network_configuration import NetworkConfiguration
 from p2p.signing import Signed
 from p2p.token_bucket import TokenBucket
-from p2p.types import account_id_from_founding
+from p2p.types import AccountId, account_id_from_founding
 
 HOUR_S = 3600.0
 
@@ -47,6 +47,12 @@ class AccountDoor:
                 "try again later"
             )
         return await self._ledger.submit(FoundAccount(signed, document))
+
+    async def require_key(self, account_id: AccountId, public_key: bytes) -> None:
+        """See that a key may sign for an account now. Raises: NotAuthorizedError, StorageError."""
+        account = await self._ledger.read(lambda c: account_view(c, account_id))
+        if account is None or public_key not in account.signing_keys:
+            raise NotAuthorizedError(f"this is not signed by a key of {account_id}")
 
     def _take(self) -> bool:
         now_s = self._clock_ms() / 1000

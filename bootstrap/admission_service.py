@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
-from p2p.admission import JOIN, JoinResult, certificate_chain, verify_join_request
+from p2p.admission import JOIN, Applicant, JoinResult, certificate_chain, verify_join_request
 from p2p.calls import Caller, CallHandler
 from p2p.certificates import issue_certificate
 from p2p.clock import Clock
@@ -14,12 +14,13 @@ from p2p.configuration_book import ConfigurationBook
 from p2p.errors import RefusedError
 from p2p.membership import Membership
 from p2p.signing import Signed
-from p2p.types import AccountId, PeerId, Role
+from p2p.types import Role
 
 log = logging.getLogger(__name__)
 
-BindNode = Callable[[PeerId, AccountId, Signed], Awaitable[None]]
-"""Opens the account if it is new and records whose earnings the node's work pays."""
+BindNode = Callable[[Applicant], Awaitable[None]]
+"""Opens the account if it is new, refuses a binding that none of its present keys signed, and
+records whose earnings the node's work pays."""
 
 
 class AdmissionService:
@@ -57,7 +58,7 @@ class AdmissionService:
         applicant = verify_join_request(
             decode_message(body, Signed), self._membership.network, caller.peer_id, now_ms
         )
-        await self._bind_node(applicant.peer_id, applicant.account_id, applicant.founding)
+        await self._bind_node(applicant)
         certificate = issue_certificate(
             self._membership.key_pair,
             self._membership.network,

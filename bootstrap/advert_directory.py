@@ -15,7 +15,7 @@ from p2p.errors import P2PError
 from p2p.limits import MESSAGES_PER_FRAME_MAX
 from p2p.network import Network
 from p2p.signing import Signed
-from p2p.types import NetworkId
+from p2p.types import AccountId, NetworkId, PeerId
 
 log = logging.getLogger(__name__)
 LIST = "adverts.list"
@@ -44,6 +44,14 @@ class AdvertDirectory:
                 break
             signed.append(known.signed)
         return encode_messages(signed) if signed else b""
+
+    def live_nodes(self) -> tuple[tuple[PeerId, AccountId], ...]:
+        """The nodes that serve now, with the accounts that their certificates name."""
+        return tuple(
+            (known.advert.peer_id, known.certificate.account_id)
+            for known in self._book.live(self._clock_ms())
+            if known.advert.models and not known.advert.draining
+        )
 
     async def run(self, network: Network) -> None:
         """Listen on all topic shards until cancelled."""

@@ -18,12 +18,16 @@ from bootstrap.limits import (
     ADMISSIONS_PER_SECOND_PER_PEER,
     CERTIFICATE_WARNING_S,
 )
+from bootstrap.log_service import LogService
+from bootstrap.rcp_service import RcpService
 from bootstrap.settings import BootstrapSettings
 from ledger.errors import LedgerError
 from ledger.ledger import Ledger
+from ledger.store.prepare import prepare_apart
+from p2p.admission import Applicant
 from p2p.adverts import check_record
 from p2p.call_service import handle_calls
-from p2p.calls import ADMISSION_PROTOCOL, CALLS_PROTOCOL
+from p2p.calls import ADMISSION_PROTOCOL, CALLS_PROTOCOL, CallHandler
 from p2p.certificates import verify_chain
 from p2p.clock import Clock, system_clock_ms
 from p2p.codec import decode_message
@@ -38,7 +42,7 @@ from p2p.membership import Membership
 from p2p.network import Network
 from p2p.signing import KeyPair, Signed, open_signed
 from p2p.software import SOFTWARE
-from p2p.types import AccountId, PeerId, Role
+from p2p.types import PeerId, Role
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +80,7 @@ async def run(
     def check(key: bytes, value: bytes) -> int:
         return check_record(network_id, clock_ms(), key, decode_message(value, Signed))
 
+    await trio.to_thread.run_sync(prepare_apart, settings.ledger_url, network_id)
     async with trio.open_nursery() as nursery:
         await nursery.start(ledger.run)
         async with open_libp2p_network(
@@ -83,11 +88,32 @@ async def run(
         ) as network:
             remember_port(network.addresses(), port_file)
             directory = AdvertDirectory(network_id, clock_ms=clock_ms)
-            _serve_calls(network, membership, configuration, directory, ledger, clock_ms, book)
+            logs = _log_service(settings, membership, ledger, clock_ms)
+            points = RcpService(
+                ledger,
+                key_pair,
+                membership.chain,
+                network_id,
+                lambda: book.current,
+                directory.live_nodes,
+                clock_ms,
+            )
+            _serve_calls(
+                network,
+                membership,
+                configuration,
+                directory,
+                ledger,
+                clock_ms,
+                book,
+                {**logs.handlers(), **points.handlers()},
+            )
             nursery.start_soon(configuration.run, network)
             nursery.start_soon(follow_configuration, network, book)
             nursery.start_soon(enforce_bans, network, book, membership)
             nursery.start_soon(directory.run, network)
+            nursery.start_soon(logs.run, network)
+            nursery.start_soon(points.run)
             log.info("bootstrap %s serves %s", key_pair.peer_id, network_id)
             task_status.started(RunningBootstrap(key_pair.peer_id, network.addresses()))
             await trio.sleep_forever()
@@ -120,6 +146,19 @@ def _membership(
     )
 
 
+def _log_service(
+    settings: BootstrapSettings, membership: Membership, ledger: Ledger, clock_ms: Clock
+) -> LogService:
+    return LogService(
+        ledger,
+        membership.key_pair,
+        load_or_create_key(settings.data_dir / "log.key"),
+        membership.chain,
+        settings.network_id,
+        clock_ms,
+    )
+
+
 def _serve_calls(
     network: Network,
     membership: Membership,
@@ -128,14 +167,16 @@ def _serve_calls(
     ledger: Ledger,
     clock_ms: Clock,
     book: ConfigurationBook,
+    others: dict[str, CallHandler],
 ) -> None:
     door = AccountDoor(ledger, lambda: book.current, clock_ms)
 
-    async def bind_node(peer_id: PeerId, account_id: AccountId, founding: Signed) -> None:
-        document = open_signed(founding, AccountFounding, network.network_id)
+    async def bind_node(applicant: Applicant) -> None:
+        document = open_signed(applicant.founding, AccountFounding, network.network_id)
         try:
-            await door.open(founding, document)
-            await ledger.bind_node(peer_id, account_id)
+            await door.open(applicant.founding, document)
+            await door.require_key(applicant.account_id, applicant.account_key)
+            await ledger.bind_node(applicant.peer_id, applicant.account_id)
         except LedgerError as error:
             raise RefusedError(error.code, str(error), error.retry_after_s) from error
 
@@ -161,5 +202,6 @@ def _serve_calls(
             **configuration.handlers(),
             **directory.handlers(),
             **money.handlers(),
+            **others,
         },
     )

@@ -7,12 +7,12 @@ thread only decides. What is left to the rules is whether the signer may do it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 from ledger.errors import NotAuthorizedError, ReceiptError
-from ledger.limits import LOOKUP_AGE_MS_MAX, TERMS_GRACE_MS
+from ledger.limits import LOOKUP_AGE_MS_MAX
 from ledger.operations import (
     CaptureHold,
+    ChangeAccountKeys,
     CreateKey,
     FoundAccount,
     Leg,
@@ -20,7 +20,9 @@ from ledger.operations import (
     OpenNamespace,
     Operation,
     RevokeKey,
+    RotateKey,
 )
+from p2p.account_messages import AccountKeyChange, ApiKeyRotation
 from p2p.calls import Caller
 from p2p.certificates import Certificate
 from p2p.codec import decode_any_message
@@ -35,8 +37,7 @@ from p2p.ledger_messages import (
     KeyRevocation,
     NamespaceOpening,
 )
-from p2p.network_configuration import ApprovedModel, NetworkConfiguration, terms_allowed
-from p2p.prices import PriceTerms
+from p2p.network_configuration import NetworkConfiguration
 from p2p.signing import Signed, open_signed
 from p2p.types import NetworkId, PeerId, Role, peer_id_from_public_key, public_key_of
 
@@ -110,51 +111,15 @@ def account_operation(
             return CreateKey(signed, open_signed(signed, KeyCreation, network))
         case KeyRevocation():
             return RevokeKey(signed, open_signed(signed, KeyRevocation, network))
+        case ApiKeyRotation():
+            return RotateKey(signed, open_signed(signed, ApiKeyRotation, network))
+        case AccountKeyChange():
+            return ChangeAccountKeys(signed, open_signed(signed, AccountKeyChange, network))
         case Grant():
             if signed.signer not in configuration.mint_public_keys:
                 raise NotAuthorizedError("this grant is not signed by a mint key of the network")
             grant = open_signed(signed, Grant, network)
-            return MakeGrant(signed, grant, configuration.limits.grant_microcredits_max)
+            cap = configuration.limits.grant_microcredits_per_mint_key_and_day_max
+            return MakeGrant(signed, grant, cap)
         case other:
             raise MalformedError(f"a {type(other).__name__} is no account operation")
-
-
-class AllowedTerms:
-    """Tells which price terms holds may have: the configuration's, or shortly its predecessor's.
-
-    A gateway may have its next configuration some seconds later than the bootstrap.
-    """
-
-    def __init__(self, configuration: Callable[[], NetworkConfiguration]) -> None:
-        """Follow what `configuration` gives."""
-        self._configuration = configuration
-        self._current = configuration()
-        self._previous: NetworkConfiguration | None = None
-        self._previous_until_ms = 0
-
-    def current(self, now_ms: int) -> NetworkConfiguration:
-        """Give the configuration in force; a new one starts the grace of the old one."""
-        found = self._configuration()
-        if found.version != self._current.version:
-            self._previous, self._current = self._current, found
-            self._previous_until_ms = now_ms + TERMS_GRACE_MS
-        return self._current
-
-    def model_for(self, terms: PriceTerms, now_ms: int) -> ApprovedModel:
-        """Give the model that these terms are of.
-
-        Raises: RefusedError `terms` if no configuration in force has them.
-        """
-        candidates = [self.current(now_ms)]
-        if self._previous is not None and now_ms < self._previous_until_ms:
-            candidates.append(self._previous)
-        for configuration in candidates:
-            model = configuration.model_named(terms.model_name)
-            if model is not None and terms_allowed(configuration, terms):
-                return model
-        raise RefusedError(
-            "terms",
-            f"the price of {terms.model_name} is not what network configuration "
-            f"{self._current.version} says",
-            retry_after_s=1.0,
-        )

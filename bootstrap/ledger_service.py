@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bootstrap.account_door import AccountDoor
+from bootstrap.account_service import AccountService
 from bootstrap.ledger_checks import (
-    AllowedTerms,
     account_operation,
     cached_peer_id,
     capture_operation,
@@ -25,19 +25,21 @@ from bootstrap.ledger_checks import (
 from ledger import methods
 from ledger.accounts import namespace_path
 from ledger.errors import (
-    KeyNotAllowedError,
     KeyProofError,
     KeyUnknownError,
     LedgerError,
     NamespaceUnknownError,
     NotAuthorizedError,
 )
+from ledger.key_limits import check_gateway, proof_ends_ms
 from ledger.ledger import Ledger
 from ledger.limits import KEY_CACHE_S
 from ledger.operations import FoundAccount, PlaceHold, ReleaseHold
 from ledger.store.queries import KeyView, account_view, earnings_view, key_view, namespace_view
+from ledger.store.usage_queries import usage_report
 from ledger.transfer_rules import check_key_usable
-from p2p.api_keys import lookup_mac, same
+from p2p.allowed_terms import AllowedTerms
+from p2p.api_keys import lookup_mac
 from p2p.calls import Caller, CallHandler
 from p2p.codec import decode_message, encode_message
 from p2p.errors import RefusedError
@@ -59,6 +61,7 @@ from p2p.limits import CLOCK_SKEW_MS_MAX
 from p2p.network_configuration import NetworkConfiguration
 from p2p.signing import KeyPair, Signed, open_signed
 from p2p.types import NetworkId, Role
+from p2p.usage_messages import UsageRequest
 
 
 class LedgerService:
@@ -87,6 +90,7 @@ class LedgerService:
         self._network_id = network_id
         self._terms = AllowedTerms(configuration)
         self._clock_ms = clock_ms
+        self._accounts = AccountService(ledger, network_id, clock_ms)
 
     def handlers(self) -> dict[str, CallHandler]:
         """Give the handler of each method, for `p2p.calls.serve_calls`."""
@@ -98,6 +102,8 @@ class LedgerService:
             methods.STATEMENT: _refusing(self._statement),
             methods.OPERATION: _refusing(self._operation),
             methods.EARNINGS: _refusing(self._earnings),
+            methods.USAGE: _refusing(self._usage),
+            **{method: _refusing(h) for method, h in self._accounts.handlers().items()},
         }
 
     # --- the path of a job --------------------------------------------------------------------
@@ -140,8 +146,12 @@ class LedgerService:
     async def _capture(self, caller: Caller, body: bytes) -> bytes:
         signed = self._from_gateway(caller, body)
         document = open_signed(signed, CaptureRequest, self._network_id)
-        operation = capture_operation(self._network_id, signed, document, caller.peer_id)
-        return encode_message(await self._ledger.submit(operation))
+        try:
+            operation = capture_operation(self._network_id, signed, document, caller.peer_id)
+            return encode_message(await self._ledger.submit(operation))
+        except LedgerError as error:
+            self._ledger.note_refusal(caller.peer_id, error, body)
+            raise
 
     async def _release(self, caller: Caller, body: bytes) -> bytes:
         signed = self._from_gateway(caller, body)
@@ -153,38 +163,41 @@ class LedgerService:
         signed, now_ms = self._from_gateway(caller, body), self._clock_ms()
         document = open_signed(signed, KeyLookup, self._network_id)
         check_fresh(document.issued_ms, now_ms)
-        view = await self._proved_key(signed, document)
+        view, proof_ends = await self._proved_key(signed, document)
         key = view.key
         check_key_usable(key, now_ms)
-        if key.gateways and caller.peer_id not in key.gateways:
-            raise KeyNotAllowedError(f"API key {key.key_id} does not allow this gateway")
+        check_gateway(key, caller.peer_id)
+        ends_ms = [end for end in (key.expires_ms, proof_ends) if end]
         return encode_message(
             KeyRecord(
                 key.key_id,
                 view.account_id,
                 view.namespace_name,
                 key.name,
-                key.expires_ms,
+                min(ends_ms, default=0),
                 key.models,
                 view.available,
                 KEY_CACHE_S,
+                key.limits,
             )
         )
 
-    async def _proved_key(self, signed: Signed, document: KeyLookup | StatementRequest) -> KeyView:
+    async def _proved_key(
+        self, signed: Signed, document: KeyLookup | StatementRequest | UsageRequest
+    ) -> tuple[KeyView, int]:
+        """Give a key whose possession is proved, and when that proof ends (0: never)."""
         view = await self._ledger.read(lambda c: key_view(c, document.key_id))
         if view is None:
             raise KeyUnknownError(f"there is no API key {document.key_id}")
-        expected = lookup_mac(
-            view.key.hold_key,
-            self._network_id,
-            cached_peer_id(signed.signer),
-            document.nonce,
-            document.issued_ms,
-        )
-        if not same(expected, document.mac):
+        asker = cached_peer_id(signed.signer)
+
+        def expected(hold_key: bytes) -> bytes:
+            return lookup_mac(hold_key, self._network_id, asker, document.nonce, document.issued_ms)
+
+        ends_ms = proof_ends_ms(view.key, expected, document.mac, self._clock_ms())
+        if ends_ms is None:
             raise KeyProofError(f"the MAC does not prove possession of {document.key_id}")
-        return view
+        return view, ends_ms
 
     # --- accounts -----------------------------------------------------------------------------
     async def _operation(self, caller: Caller, body: bytes) -> bytes:
@@ -201,21 +214,36 @@ class LedgerService:
         signed = decode_message(body, Signed)
         document = open_signed(signed, StatementRequest, self._network_id)
         check_fresh(document.issued_ms, self._clock_ms())
-        path = namespace_path(document.account_id, document.namespace)
-        if document.key_id:
-            require_signer(caller, signed)
-            view = await self._proved_key(signed, document)
-            check_key_usable(view.key, self._clock_ms())
-            if view.key.namespace != path:
-                raise NotAuthorizedError("this API key belongs to another namespace")
-        else:
-            await self._require_account_key(document.account_id, signed)
+        path = await self._readable_namespace(caller, signed, document)
         found = await self._ledger.read(lambda c: namespace_view(c, path))
         if found is None:
             raise NamespaceUnknownError(f"there is no namespace {path}")
         spent = found.granted - found.available - found.held
         grants = tuple(decode_message(grant, Signed) for grant in found.grants)
         return encode_message(Statement(found.available, found.held, spent, found.granted, grants))
+
+    async def _readable_namespace(
+        self, caller: Caller, signed: Signed, document: StatementRequest | UsageRequest
+    ) -> str:
+        """Give the path of a namespace that the asking one may look into."""
+        path = namespace_path(document.account_id, document.namespace)
+        if document.key_id:
+            require_signer(caller, signed)
+            view, _ = await self._proved_key(signed, document)
+            check_key_usable(view.key, self._clock_ms())
+            if view.key.namespace != path:
+                raise NotAuthorizedError("this API key belongs to another namespace")
+        else:
+            await self._require_account_key(document.account_id, signed)
+        return path
+
+    async def _usage(self, caller: Caller, body: bytes) -> bytes:
+        require_role(caller, Role.GATEWAY, Role.BOOTSTRAP)
+        signed = decode_message(body, Signed)
+        document = open_signed(signed, UsageRequest, self._network_id)
+        check_fresh(document.issued_ms, self._clock_ms())
+        path = await self._readable_namespace(caller, signed, document)
+        return encode_message(await self._ledger.read(lambda c: usage_report(c, path, document)))
 
     async def _earnings(self, caller: Caller, body: bytes) -> bytes:
         certificate = require_role(caller, Role.NODE, Role.GATEWAY, Role.BOOTSTRAP)
@@ -225,8 +253,20 @@ class LedgerService:
         own = certificate.account_id == document.account_id
         if not (own and cached_peer_id(signed.signer) == caller.peer_id):
             await self._require_account_key(document.account_id, signed)
-        view = await self._ledger.read(lambda c: earnings_view(c, document.account_id))
-        return encode_message(EarningsStatement(view.earned, view.fees, view.legs))
+        now_ms = self._clock_ms()
+        mature_after_s = self._terms.current(now_ms).limits.earnings_mature_after_s
+        since_ms = now_ms - mature_after_s * 1000
+        view = await self._ledger.read(lambda c: earnings_view(c, document.account_id, since_ms))
+        return encode_message(
+            EarningsStatement(
+                view.earned,
+                view.fees,
+                view.legs,
+                view.unmatured_earned,
+                view.unmatured_fees,
+                mature_after_s,
+            )
+        )
 
     async def _require_account_key(self, account_id: str, signed: Signed) -> None:
         account = await self._ledger.read(lambda c: account_view(c, account_id))

@@ -31,6 +31,7 @@ from ledger.operations import (
 from ledger.records import Account, ApiKeyEntry, Binding, Change, Namespace, SignedRecord
 from p2p.api_keys import is_key_id
 from p2p.codec import encode_message
+from p2p.key_limits import is_network
 from p2p.ledger_messages import TransferResult
 from p2p.signing import Document, Signed
 from p2p.types import AccountId, account_id_from_founding, is_account_id, is_namespace_name
@@ -46,17 +47,17 @@ def found_account(book: Book, operation: FoundAccount, now_ms: int) -> Change:
         raise NotAuthorizedError("a founding document is signed by the key that it names")
     account_id = account_id_from_founding(signed.body)
     if account_id in book.accounts:
-        return Change(_result(signed, exists=True))
+        return Change(result_of(signed, exists=True))
     account = Account(
         account_id,
         frozenset([document.signing_key]),
         frozenset([document.recovery_key]),
         namespaces=0,
         created_ms=now_ms,
+        operations=1,
     )
-    return Change(
-        _result(signed), account=account, record=_record(signed, document, account_id, now_ms)
-    )
+    record = record_of(signed, document, account_id, account, now_ms)
+    return Change(result_of(signed), account=account, record=record)
 
 
 def open_namespace(book: Book, operation: OpenNamespace, now_ms: int) -> Change:
@@ -65,13 +66,13 @@ def open_namespace(book: Book, operation: OpenNamespace, now_ms: int) -> Change:
     Raises: AccountUnknownError, NotAuthorizedError, ValueRefusedError, LimitError.
     """
     document, signed = operation.document, operation.signed
-    account = _signing_account(book, document.account_id, signed)
+    account = signing_account(book, document.account_id, signed)
     if not is_namespace_name(document.namespace):
         raise ValueRefusedError("a namespace's name is 1 to 64 of a-z, 0-9, - and _")
     path = namespace_path(document.account_id, document.namespace)
     existing = book.namespaces.get(path)
     if existing is not None:
-        return Change(_result(signed, existing.available, exists=True))
+        return Change(result_of(signed, existing.available, exists=True))
     if account.namespaces >= NAMESPACES_PER_ACCOUNT_MAX:
         raise LimitError(f"an account has at most {NAMESPACES_PER_ACCOUNT_MAX} namespaces")
     namespace = Namespace(
@@ -83,9 +84,9 @@ def open_namespace(book: Book, operation: OpenNamespace, now_ms: int) -> Change:
         grants=0,
         keys=0,
     )
-    after = replace(account, namespaces=account.namespaces + 1)
-    record = _record(signed, document, path, now_ms)
-    return Change(_result(signed), account=after, namespace=namespace, record=record)
+    after = operated(replace(account, namespaces=account.namespaces + 1))
+    record = record_of(signed, document, path, after, now_ms)
+    return Change(result_of(signed), account=after, namespace=namespace, record=record)
 
 
 def create_key(book: Book, operation: CreateKey, now_ms: int) -> Change:
@@ -95,7 +96,7 @@ def create_key(book: Book, operation: CreateKey, now_ms: int) -> Change:
     ConflictError (the key's ID is taken), LimitError.
     """
     document, signed = operation.document, operation.signed
-    _signing_account(book, document.account_id, signed)
+    account = signing_account(book, document.account_id, signed)
     path = namespace_path(document.account_id, document.namespace)
     namespace = book.namespaces.get(path)
     if namespace is None:
@@ -105,12 +106,14 @@ def create_key(book: Book, operation: CreateKey, now_ms: int) -> Change:
     if existing is not None:
         if existing.content != content:
             raise ConflictError(f"the API key ID {document.key_id} is taken")
-        return Change(_result(signed, namespace.available, exists=True))
+        return Change(result_of(signed, namespace.available, exists=True))
     if not is_key_id(document.key_id):
         raise ValueRefusedError("an API key's ID is 16 characters of a-z and 2-7")
     texts = (document.name, *document.models, *document.gateways)
     if any(not text.isprintable() for text in texts):
         raise ValueRefusedError("the texts of an API key are printable")
+    if not all(is_network(text) for text in document.limits.networks):
+        raise ValueRefusedError("a source network is in CIDR form, such as 192.0.2.0/24")
     if document.expires_ms and document.expires_ms <= now_ms:
         raise ValueRefusedError("this API key would have expired already")
     if namespace.keys >= KEYS_PER_NAMESPACE_MAX:
@@ -126,10 +129,17 @@ def create_key(book: Book, operation: CreateKey, now_ms: int) -> Change:
         models=document.models,
         gateways=document.gateways,
         content=content,
+        limits=document.limits,
+        created_ms=now_ms,
     )
-    after = replace(namespace, keys=namespace.keys + 1)
-    record = _record(signed, document, key.key_id, now_ms)
-    return Change(_result(signed, after.available), namespace=after, key=key, record=record)
+    after, account = replace(namespace, keys=namespace.keys + 1), operated(account)
+    return Change(
+        result_of(signed, after.available),
+        account=account,
+        namespace=after,
+        key=key,
+        record=record_of(signed, document, key.key_id, account, now_ms),
+    )
 
 
 def revoke_key(book: Book, operation: RevokeKey, now_ms: int) -> Change:
@@ -138,15 +148,15 @@ def revoke_key(book: Book, operation: RevokeKey, now_ms: int) -> Change:
     Raises: AccountUnknownError, NotAuthorizedError, KeyUnknownError.
     """
     document, signed = operation.document, operation.signed
-    account = _signing_account(book, document.account_id, signed)
+    account = signing_account(book, document.account_id, signed)
     key = book.keys.get(document.key_id)
     if key is None or not key.namespace.startswith(f"{account.account_id}/"):
         raise KeyUnknownError(f"this account has no API key {document.key_id}")
     if key.revoked_ms:
-        return Change(_result(signed, exists=True))
-    after = replace(key, revoked_ms=max(now_ms, 1))
-    record = _record(signed, document, key.key_id, now_ms)
-    return Change(_result(signed), key=after, record=record)
+        return Change(result_of(signed, exists=True))
+    after, account = replace(key, revoked_ms=max(now_ms, 1)), operated(account)
+    record = record_of(signed, document, key.key_id, account, now_ms)
+    return Change(result_of(signed), account=account, key=after, record=record)
 
 
 def bind_node(book: Book, operation: BindNode, now_ms: int) -> Change:
@@ -164,7 +174,9 @@ def bind_node(book: Book, operation: BindNode, now_ms: int) -> Change:
     return Change(result, binding=binding)
 
 
-def _signing_account(book: Book, account_id: AccountId, signed: Signed) -> Account:
+def signing_account(book: Book, account_id: AccountId, signed: Signed) -> Account:
+    """Give the account that a document is signed for. Raises: AccountUnknownError,
+    NotAuthorizedError."""
     account = book.accounts.get(account_id)
     if account is None:
         raise AccountUnknownError(f"there is no account {account_id[:60]}")
@@ -173,10 +185,26 @@ def _signing_account(book: Book, account_id: AccountId, signed: Signed) -> Accou
     return account
 
 
-def _record(signed: Signed, document: Document, subject: str, now_ms: int) -> SignedRecord:
-    return SignedRecord(signed.digest(), document.PURPOSE, subject, encode_message(signed), now_ms)
+def operated(account: Account) -> Account:
+    """Count one more operation of an account."""
+    return replace(account, operations=account.operations + 1)
 
 
-def _result(signed: Signed, available: int = 0, *, exists: bool = False) -> TransferResult:
+def record_of(
+    signed: Signed, document: Document, subject: str, after: Account, now_ms: int
+) -> SignedRecord:
+    """Keep an operation as it came, under its number; `after` is the account with it counted."""
+    return SignedRecord(
+        signed.digest(),
+        document.PURPOSE,
+        subject,
+        encode_message(signed),
+        now_ms,
+        after.account_id,
+        after.operations,
+    )
+
+
+def result_of(signed: Signed, available: int = 0, *, exists: bool = False) -> TransferResult:
     """Answer an operation that moves no money: its ID is the start of the document's digest."""
     return TransferResult(signed.digest()[:16], 0, available, exists)

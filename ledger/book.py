@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ledger.log.batch import LogBatch
+from ledger.operations import FreezeEpoch, KeepUptime
 from ledger.records import (
     Account,
     ApiKeyEntry,
@@ -23,6 +25,7 @@ from ledger.records import (
     SignedRecord,
     Transfer,
 )
+from ledger.usage import Counts, UsageKey, WorkKey, add_usage, add_work
 
 
 @dataclass(slots=True)
@@ -42,7 +45,15 @@ class Book:
     bindings: dict[str, Binding] = field(default_factory=dict)
     minted: dict[bytes, int] = field(default_factory=dict)
     past: dict[bytes, PastTransfer] = field(default_factory=dict)
+    log_size: int = 0
+    log_pending: set[bytes] = field(default_factory=set)
 
+    consumed: dict[UsageKey, Counts] = field(default_factory=dict)
+    worked: dict[WorkKey, tuple[int, int]] = field(default_factory=dict)
+    frozen_day: int | None = None
+    new_uptime: list[KeepUptime] = field(default_factory=list)
+    new_epochs: list[FreezeEpoch] = field(default_factory=list)
+    new_log_batches: list[LogBatch] = field(default_factory=list)
     new_transfers: list[Transfer] = field(default_factory=list)
     new_holds: list[Hold] = field(default_factory=list)
     new_ends: list[HoldEnd] = field(default_factory=list)
@@ -53,6 +64,7 @@ class Book:
     new_keys: set[str] = field(default_factory=set)
     new_bindings: set[str] = field(default_factory=set)
     changed_accounts: set[str] = field(default_factory=set)
+    changed_account_keys: dict[str, int] = field(default_factory=dict)
     changed_namespaces: set[str] = field(default_factory=set)
     changed_keys: set[str] = field(default_factory=set)
     changed_usage: set[str] = field(default_factory=set)
@@ -83,13 +95,29 @@ class Book:
             assert change.end.hold_id not in self.ends
             self.ends[change.end.hold_id] = change.end
             self.new_ends.append(change.end)
+        if change.consumed is not None:
+            add_usage(self.consumed, change.consumed)
+            add_work(self.worked, change.worked)
         if change.hold is None and change.end is None:
             self._apply_rare(change)
 
     def _apply_rare(self, change: Change) -> None:
+        if change.log_batch is not None:
+            self.log_size = change.log_batch.size
+            self.log_pending.difference_update(change.log_batch.sources)
+            self.new_log_batches.append(change.log_batch)
         if change.record is not None:
             self.new_records.append(change.record)
+        if change.uptime is not None:
+            self.new_uptime.append(change.uptime)
+        if change.epoch is not None:
+            self.frozen_day = change.epoch.last_day
+            self.new_epochs.append(change.epoch)
         if change.account is not None:
+            before = self.accounts.get(change.account.account_id)
+            if before is not None and before.key_changes != change.account.key_changes:
+                assert change.record is not None
+                self.changed_account_keys[before.account_id] = change.record.at_ms
             if change.account.account_id not in self.accounts:
                 self.new_accounts.add(change.account.account_id)
             self.accounts[change.account.account_id] = change.account

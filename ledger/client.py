@@ -14,9 +14,11 @@ import secrets
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from ledger import methods
+from ledger.usage_export import check_usage
 from p2p.api_keys import ApiKey, hold_mac, lookup_mac
 from p2p.codec import decode_message, encode_message
 from p2p.errors import UntrustedError
+from p2p.key_limits import NO_LIMITS, KeyLimits
 from p2p.ledger_messages import (
     AccountFounding,
     CaptureLeg,
@@ -40,6 +42,7 @@ from p2p.ledger_messages import (
 from p2p.prices import PriceTerms
 from p2p.signing import Document, KeyPair, Signed, open_signed
 from p2p.types import AccountId, NetworkId, account_id_from_founding
+from p2p.usage_messages import UsageReport, UsageRequest, UsageRow
 
 Call = Callable[[str, bytes], Awaitable[bytes]]
 """Asks a bootstrap: (method, body) -> answer. Raises RefusedError, DeadlineError, ..."""
@@ -92,17 +95,27 @@ class LedgerClient:
         maximum: int,
         terms: PriceTerms,
         expires_ms: int,
+        source_network: str = "",
     ) -> HoldResult:
         """Hold a job's maximum (microcredits) until `expires_ms`, proving the API key.
 
         Args:
             hold_key: `ApiKey.hold_key()`.
+            source_network: which of the key's networks the client is in, if it is limited to some.
         """
         mac = hold_mac(
             hold_key, self._network_id, self._key_pair.peer_id, hold_id, maximum, expires_ms
         )
         request = HoldRequest(
-            hold_id, job_id, key_id, maximum, terms, self._clock_ms(), expires_ms, mac
+            hold_id,
+            job_id,
+            key_id,
+            maximum,
+            terms,
+            self._clock_ms(),
+            expires_ms,
+            mac,
+            source_network,
         )
         answer = await self._ask(methods.HOLD, request)
         result = decode_message(answer, HoldResult)
@@ -139,9 +152,11 @@ class LedgerClient:
         request = CaptureRequest(capture_id, hold_id, tuple(legs), self._clock_ms())
         return await self._transfer(methods.CAPTURE, request, capture_id)
 
-    async def release(self, *, release_id: bytes, hold_id: bytes) -> TransferResult:
+    async def release(
+        self, *, release_id: bytes, hold_id: bytes, outcome: str = ""
+    ) -> TransferResult:
         """Give a whole hold back; `amount` in the result is what was held."""
-        request = ReleaseRequest(release_id, hold_id, self._clock_ms())
+        request = ReleaseRequest(release_id, hold_id, self._clock_ms(), outcome)
         return await self._transfer(methods.RELEASE, request, release_id)
 
     async def key_lookup(self, key_id: str, hold_key: bytes) -> KeyRecord:
@@ -208,6 +223,29 @@ class LedgerClient:
         request = EarningsRequest(account_id, self._random_bytes(16), self._clock_ms())
         return decode_message(await self._ask(methods.EARNINGS, request), EarningsStatement)
 
+    async def usage(
+        self,
+        account_id: AccountId,
+        namespace: str,
+        first_day: int,
+        last_day: int,
+        *,
+        key_id: str = "",
+        hold_key: bytes = b"",
+        after: UsageRow | None = None,
+    ) -> UsageReport:
+        """Get one page of a namespace's usage (see UsageRequest); `after`: the page's last row."""
+        nonce, issued_ms, mac = self._random_bytes(16), self._clock_ms(), b""
+        if key_id:
+            mac = lookup_mac(hold_key, self._network_id, self._key_pair.peer_id, nonce, issued_ms)
+        place = (after.day, after.key_id, after.model) if after is not None else (0, "", "")
+        request = UsageRequest(
+            account_id, namespace, first_day, last_day, nonce, issued_ms, key_id, mac, *place
+        )
+        return check_usage(
+            request, decode_message(await self._ask(methods.USAGE, request), UsageReport)
+        )
+
     # --- accounts -----------------------------------------------------------------------------
     async def found_account(self, recovery_key: bytes) -> AccountId:
         """Open an account whose signing key is this client's key pair; gives its ID."""
@@ -233,6 +271,7 @@ class LedgerClient:
         credit_cap_total: int = 0,
         models: tuple[str, ...] = (),
         gateways: tuple[str, ...] = (),
+        limits: KeyLimits = NO_LIMITS,
     ) -> TransferResult:
         """Register an API key (signed by the account's key); only its hold key leaves us."""
         return await self._operate(
@@ -247,6 +286,7 @@ class LedgerClient:
                 credit_cap_total,
                 models,
                 gateways,
+                limits,
             )
         )
 

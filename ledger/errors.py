@@ -9,6 +9,7 @@ LedgerError
 │   ├── NotAuthorizedError        not_authorized
 │   ├── ValueRefusedError         value_refused
 │   ├── LimitError                limit_reached
+│   ├── OperationOrderError       operation_order
 │   ├── GrantCapError             grant_cap
 │   ├── ApiKeyError               everything about one API key
 │   │   ├── KeyUnknownError           key_unknown
@@ -16,6 +17,7 @@ LedgerError
 │   │   ├── KeyRevokedError           key_revoked
 │   │   ├── KeyExpiredError           key_expired
 │   │   ├── KeyCapError               key_cap
+│   │   ├── KeyDayCapError            key_day_cap
 │   │   └── KeyNotAllowedError        key_not_allowed
 │   ├── HoldError                 everything about one hold
 │   │   ├── HoldUnknownError          hold_unknown
@@ -31,6 +33,7 @@ LedgerError
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import ClassVar
 
 
@@ -38,7 +41,7 @@ class LedgerError(Exception):
     """Anything that the ledger reports. `retry_after_s` is None if repeating does not help."""
 
     code: ClassVar[str] = "ledger"
-    retry_after_s: ClassVar[float | None] = None
+    retry_after_s: float | None = None
 
 
 class RequestError(LedgerError):
@@ -92,16 +95,27 @@ class LimitError(RequestError):
     code = "limit_reached"
 
 
+class OperationOrderError(RequestError):
+    """A numbered operation is not the next one: it was taken before, or one is missing."""
+
+    code = "operation_order"
+
+    def __init__(self, what: str, number: int, following: int) -> None:
+        super().__init__(f"the next {what} has the number {following}, not {number}")
+        self.following = following
+
+
 class GrantCapError(RequestError):
     """A mint key's grants of this epoch would go above the cap (microcredits)."""
 
     code = "grant_cap"
 
-    def __init__(self, granted: int, amount: int, cap: int) -> None:
+    def __init__(self, granted: int, amount: int, cap: int, resets_ms: int, now_ms: int) -> None:
         super().__init__(
             f"this mint key granted {granted} of at most {cap} microcredits today, "
-            f"{amount} more are too many"
+            f"{amount} more are too many; that resets at {utc_text(resets_ms)}"
         )
+        self.retry_after_s = max(0.0, (resets_ms - now_ms) / 1000)
         self.granted = granted
         self.amount = amount
         self.cap = cap
@@ -150,8 +164,24 @@ class KeyCapError(ApiKeyError):
         self.cap = cap
 
 
+class KeyDayCapError(ApiKeyError):
+    """The key's credit cap of a day (UTC) would be broken (microcredits)."""
+
+    code = "key_day_cap"
+
+    def __init__(self, used: int, needed: int, cap: int, resets_ms: int, now_ms: int) -> None:
+        super().__init__(
+            f"this key's credit cap of a day is {cap} microcredits: {used} are spent or held "
+            f"today, {needed} more are needed; it resets at {utc_text(resets_ms)}"
+        )
+        self.used = used
+        self.needed = needed
+        self.cap = cap
+        self.retry_after_s = max(0.0, (resets_ms - now_ms) / 1000)
+
+
 class KeyNotAllowedError(ApiKeyError):
-    """The key does not allow this model or gateway."""
+    """The key does not allow this model, gateway or source network."""
 
     code = "key_not_allowed"
 
@@ -223,3 +253,8 @@ class IntegrityError(LedgerError):
     """The database breaks a rule that always holds. Nothing is written until it is repaired."""
 
     code = "ledger_integrity"
+
+
+def utc_text(at_ms: int) -> str:
+    """Show a time (milliseconds since 1970) in UTC, to the second."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

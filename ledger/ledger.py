@@ -1,9 +1,9 @@
 """Owns the ledger as the rest of a process sees it: submit an operation, read, sweep.
 
-Theory of operation. `run` opens and checks the database, starts the writing thread and the sweep.
-`submit` queues an operation and waits until the group that carries it is durable; the writing
-thread wakes the trio side once for each group. A task that is cancelled while it waits does not
-know whether its operation was done: it asks again with the same ID.
+Theory of operation. `run` opens and checks the database, starts the writing thread, the sweep and
+the scrub (`ledger.watch`). `submit` queues an operation and waits until the group that carries it
+is durable; the writing thread wakes the trio side once for each group. A task that is cancelled
+while it waits does not know whether its operation was done: it asks again with the same ID.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ import trio
 from ledger.errors import LedgerError, StorageError
 from ledger.limits import READERS_MAX, SWEEP_HOLDS_MAX, SWEEP_INTERVAL_S
 from ledger.operations import BindNode, ExpireHold, Operation
+from ledger.refusals import Refusal, Refusals, is_suspicious
 from ledger.store.database import open_engine, prepare
 from ledger.store.group import Store
 from ledger.store.integrity import check_integrity
 from ledger.store.queries import expired_holds
 from ledger.store.reader import Query, Reader
+from ledger.store.refusal_store import add_refusals
 from ledger.store.writer import Ticket, Writer
+from ledger.watch import Watch
 from p2p.ledger_messages import TransferResult
 from p2p.types import AccountId, NetworkId, PeerId
 
@@ -54,6 +57,8 @@ class Ledger:
         self._sweep_interval_s = sweep_interval_s
         self._reader: Reader | None = None
         self._writer: Writer[trio.Event] | None = None
+        self._watch: Watch | None = None
+        self._refusals: Refusals | None = None
         self._reader_limiter = trio.CapacityLimiter(READERS_MAX)
 
     async def run(self, *, task_status: trio.TaskStatus[Ledger] = trio.TASK_STATUS_IGNORED) -> None:
@@ -66,12 +71,25 @@ class Ledger:
         try:
             await trio.to_thread.run_sync(prepare, engine, self._network_id)
             self._reader = reader
-            await self.check_integrity()
+            self._watch = self._make_watch(Reader(engine))
+            await self._watch.check_at_start()
             await self._serve(Store(engine), task_status)
         finally:
-            self._writer = self._reader = None
+            self._writer = self._reader = self._watch = None
             engine.dispose()
             reader.close()
+
+    def _make_watch(self, changer: Reader) -> Watch:
+        limiter = trio.CapacityLimiter(1)
+
+        async def write(query: Query[T]) -> T:
+            return await trio.to_thread.run_sync(changer.run, query, limiter=limiter)
+
+        async def write_refusals(refusals: list[Refusal]) -> None:
+            await write(lambda c: add_refusals(c, refusals))
+
+        self._refusals = Refusals(write_refusals)
+        return Watch(read=self.read, write=write, clock_ms=self._clock_ms)
 
     async def _serve(self, store: Store, task_status: trio.TaskStatus[Ledger]) -> None:
         token = trio.lowlevel.current_trio_token()
@@ -88,6 +106,10 @@ class Ledger:
             nursery.start_soon(_run_in_thread, writer.run)
             try:
                 self._writer = writer
+                assert self._watch is not None
+                assert self._refusals is not None
+                nursery.start_soon(self._watch.run)
+                nursery.start_soon(self._refusals.run)
                 task_status.started(self)
                 await self._sweep_forever()
             finally:
@@ -96,10 +118,12 @@ class Ledger:
     async def submit(self, operation: Operation) -> TransferResult:
         """Do an operation; returns when it is durable.
 
-        Raises: RequestError (it breaks a rule), LedgerBusyError, StorageError (outcome unknown).
+        Raises: RequestError (it breaks a rule), LedgerBusyError, StorageError (outcome unknown),
+            IntegrityError (writes are halted).
         """
-        if self._writer is None:
+        if self._writer is None or self._watch is None:
             raise StorageError("the ledger is not running")
+        self._watch.require_writable()
         ticket = Ticket(operation, trio.Event())
         self._writer.put(ticket)
         await ticket.owner.wait()
@@ -129,6 +153,24 @@ class Ledger:
         """Check the whole database. Raises: IntegrityError, StorageError."""
         await self.read(check_integrity)
 
+    async def scrub(self) -> None:
+        """Check the whole database now, and halt writes if it breaks a rule.
+
+        Raises: IntegrityError, StorageError.
+        """
+        if self._watch is None:
+            raise StorageError("the ledger is not running")
+        await self._watch.scrub()
+
+    def note_refusal(self, peer_id: PeerId, error: LedgerError, evidence: bytes) -> None:
+        """Keep it against a peer, if what it asked for is what no honest peer asks for.
+
+        Args:
+            evidence: the request as the peer signed it.
+        """
+        if self._refusals is not None and is_suspicious(error):
+            self._refusals.note(peer_id, error, evidence, self._clock_ms())
+
     async def expire_holds(self, now_ms: int) -> int:
         """End the holds whose time is over at `now_ms`; gives how many this process ended.
 
@@ -154,6 +196,8 @@ class Ledger:
     async def _sweep_forever(self) -> None:
         while True:
             await trio.sleep(self._sweep_interval_s)
+            if self._watch is not None and self._watch.is_halted:
+                continue
             try:
                 count = await self.expire_holds(self._clock_ms())
             except StorageError as error:

@@ -10,8 +10,11 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 
+from ledger.log.batch import LogBatch
+from p2p.account_messages import AccountKeyChange, ApiKeyRotation
 from p2p.codec import Message, encode_message
 from p2p.job_messages import DeliveryCount, NodeReceipt
+from p2p.key_limits import NO_LIMITS
 from p2p.ledger_messages import (
     AccountFounding,
     CaptureRequest,
@@ -25,6 +28,7 @@ from p2p.ledger_messages import (
 from p2p.prices import FeeRule
 from p2p.signing import Signed
 from p2p.types import AccountId, NetworkId, PeerId
+from p2p.usage_messages import RcpEpoch, RcpScore, UptimeRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,22 @@ class RevokeKey:
 
     signed: Signed
     document: KeyRevocation
+
+
+@dataclass(frozen=True, slots=True)
+class RotateKey:
+    """Give an API key a new secret."""
+
+    signed: Signed
+    document: ApiKeyRotation
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeAccountKeys:
+    """Add, remove or recover signing keys of an account."""
+
+    signed: Signed
+    document: AccountKeyChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +146,62 @@ class BindNode:
     account_id: AccountId
 
 
+@dataclass(frozen=True, slots=True)
+class AppendLog:
+    """Add a batch of leaves to the transparency log (asked for by the sequencer)."""
+
+    batch: LogBatch
+
+
+@dataclass(frozen=True, slots=True)
+class KeepUptime:
+    """Keep what a bootstrap saw; it replaces what it said before of the same day and part."""
+
+    signed: Signed
+    document: UptimeRecord
+    bootstrap_id: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class FreezeEpoch:
+    """Fix the scores of an epoch for ever (asked for by a bootstrap after the epoch's end)."""
+
+    signed: Signed
+    document: RcpEpoch
+    scores: tuple[RcpScore, ...]
+
+    @property
+    def last_day(self) -> int:
+        """The last day of the epoch."""
+        return self.document.first_day + self.document.days - 1
+
+
 Operation = (
     FoundAccount
     | OpenNamespace
     | CreateKey
     | RevokeKey
+    | RotateKey
+    | ChangeAccountKeys
     | MakeGrant
     | PlaceHold
     | CaptureHold
     | ReleaseHold
     | ExpireHold
     | BindNode
+    | AppendLog
+    | KeepUptime
+    | FreezeEpoch
 )
+
+
+_ADDED_LATER: dict[type, tuple[str, object]] = {
+    KeyCreation: ("limits", NO_LIMITS),
+    HoldRequest: ("source_network", ""),
+    ReleaseRequest: ("outcome", ""),
+}
+"""The last field of documents that have grown, with its default: left out of the content then, so
+that what an older program wrote is still the same when it is asked for again."""
 
 
 def content_of(signer: bytes, document: Message) -> bytes:
@@ -147,7 +211,9 @@ def content_of(signer: bytes, document: Message) -> bytes:
     ID.
     """
     timeless = dataclasses.replace(document, issued_ms=0)  # type: ignore[type-var]
-    return hashlib.sha256(signer + encode_message(timeless)).digest()
+    added = _ADDED_LATER.get(type(document))
+    left_out = int(added is not None and getattr(document, added[0]) == added[1])
+    return hashlib.sha256(signer + encode_message(timeless, left_out=left_out)).digest()
 
 
 def capture_content(signer: bytes, document: CaptureRequest) -> bytes:

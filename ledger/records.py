@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from ledger.log.batch import LogBatch
+from ledger.usage import UsageEntry, WorkEntry
+from p2p.key_limits import NO_LIMITS, KeyLimits
 from p2p.ledger_messages import TransferResult
 from p2p.prices import FeeRule, PriceTerms
 from p2p.types import AccountId, PeerId
+
+if TYPE_CHECKING:
+    from ledger.operations import FreezeEpoch, KeepUptime
 
 
 class TransferKind(enum.StrEnum):
@@ -69,13 +75,21 @@ class PastTransfer:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account: who may sign for it, and how many namespaces it has."""
+    """An account: who may sign for it, and how many namespaces it has.
+
+    `retired_keys` never sign again. `key_changes` is the number of the last key change and
+    `last_key_change` names its content; `operations` counts everything that was signed for it.
+    """
 
     account_id: AccountId
     signing_keys: frozenset[bytes]
     recovery_keys: frozenset[bytes]
     namespaces: int
     created_ms: int
+    retired_keys: frozenset[bytes] = frozenset()
+    key_changes: int = 0
+    last_key_change: bytes = b""
+    operations: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +113,11 @@ class Namespace:
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyEntry:
-    """An API key and its limits. 0 means never, no cap, not revoked."""
+    """An API key and its limits. 0 means never, no cap, not revoked.
+
+    `generation` counts rotations; the secret before the last one is good until
+    `previous_until_ms`.
+    """
 
     key_id: str
     namespace: str
@@ -111,15 +129,25 @@ class ApiKeyEntry:
     models: tuple[str, ...]
     gateways: tuple[str, ...]
     content: bytes
+    limits: KeyLimits = NO_LIMITS
+    generation: int = 0
+    previous_hold_key: bytes = b""
+    previous_until_ms: int = 0
+    created_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class KeyUsage:
-    """What an API key has spent, and what it holds now."""
+    """What an API key has spent, what it holds now, and its use of the newest day it was used on.
+
+    `day` counts from 1970 (UTC); `ledger.key_limits` says what `day_used` is.
+    """
 
     key_id: str
     spent: int
     held: int
+    day: int = 0
+    day_used: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +170,7 @@ class Hold:
     issued_ms: int
     expires_ms: int
     number: int = 0
+    usage_day: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +205,18 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class SignedRecord:
-    """A signed account operation as it came. `subject`: account, namespace path or key ID."""
+    """A signed account operation as it came. `subject`: account, namespace path or key ID.
+
+    `operation` is its number among all operations of its account, in the order they were taken.
+    """
 
     digest: bytes
     purpose: str
     subject: str
     signed: bytes
     at_ms: int
+    account_id: str = ""
+    operation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,3 +234,8 @@ class Change:
     grant: GrantEntry | None = None
     binding: Binding | None = None
     record: SignedRecord | None = None
+    log_batch: LogBatch | None = None
+    consumed: UsageEntry | None = None
+    worked: tuple[WorkEntry, ...] = ()
+    uptime: KeepUptime | None = None
+    epoch: FreezeEpoch | None = None

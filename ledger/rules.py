@@ -11,20 +11,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ledger import account_rules, transfer_rules
+from ledger import account_keys, account_rules, rcp_rules, transfer_rules
 from ledger.book import Book
+from ledger.log.rules import append_log
 from ledger.operations import (
+    AppendLog,
     BindNode,
     CaptureHold,
+    ChangeAccountKeys,
     CreateKey,
     ExpireHold,
     FoundAccount,
+    FreezeEpoch,
+    KeepUptime,
     MakeGrant,
     OpenNamespace,
     Operation,
     PlaceHold,
     ReleaseHold,
     RevokeKey,
+    RotateKey,
 )
 from ledger.records import Change
 
@@ -33,7 +39,12 @@ _RULES: dict[type, Callable[[Book, Any, int], Change]] = {
     OpenNamespace: account_rules.open_namespace,
     CreateKey: account_rules.create_key,
     RevokeKey: account_rules.revoke_key,
+    RotateKey: account_keys.rotate_key,
+    ChangeAccountKeys: account_keys.change_account_keys,
     BindNode: account_rules.bind_node,
+    AppendLog: append_log,
+    KeepUptime: rcp_rules.keep_uptime,
+    FreezeEpoch: rcp_rules.freeze_epoch,
     MakeGrant: transfer_rules.make_grant,
     PlaceHold: transfer_rules.place_hold,
     CaptureHold: transfer_rules.capture_hold,

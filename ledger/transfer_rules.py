@@ -22,6 +22,7 @@ from ledger.accounts import (
     namespace_path,
 )
 from ledger.book import Book
+from ledger.consumption import captured_usage, captured_work, uncharged_usage
 from ledger.errors import (
     ConflictError,
     GrantCapError,
@@ -30,9 +31,7 @@ from ledger.errors import (
     HoldForeignError,
     HoldUnknownError,
     InsufficientFundsError,
-    KeyCapError,
     KeyExpiredError,
-    KeyNotAllowedError,
     KeyProofError,
     KeyRevokedError,
     KeyUnknownError,
@@ -41,7 +40,13 @@ from ledger.errors import (
     ReceiptError,
     ValueRefusedError,
 )
-from ledger.limits import BALANCE_MICROCREDITS_MAX, GRANTS_PER_NAMESPACE_MAX, MEMO_BYTES_MAX
+from ledger.key_limits import check_allowed, proof_ends_ms, usage_after_end, usage_after_hold
+from ledger.limits import (
+    BALANCE_MICROCREDITS_MAX,
+    GRANT_EPOCH_MS,
+    GRANTS_PER_NAMESPACE_MAX,
+    MEMO_BYTES_MAX,
+)
 from ledger.operations import (
     CaptureHold,
     ExpireHold,
@@ -61,11 +66,11 @@ from ledger.records import (
     Hold,
     HoldEnd,
     HoldState,
-    KeyUsage,
     Transfer,
     TransferKind,
 )
-from p2p.api_keys import hold_mac, same
+from ledger.usage import UsageEntry, WorkEntry
+from p2p.api_keys import hold_mac
 from p2p.codec import encode_message
 from p2p.ledger_messages import TransferResult
 from p2p.types import PeerId
@@ -107,7 +112,8 @@ def make_grant(book: Book, operation: MakeGrant, now_ms: int) -> Change:
         raise LimitError(f"the balance of {path} would be above {BALANCE_MICROCREDITS_MAX}")
     granted = book.minted.get(signed.signer, 0)
     if granted + document.amount > operation.epoch_cap:
-        raise GrantCapError(granted, document.amount, operation.epoch_cap)
+        resets_ms = now_ms - now_ms % GRANT_EPOCH_MS + GRANT_EPOCH_MS
+        raise GrantCapError(granted, document.amount, operation.epoch_cap, resets_ms, now_ms)
     after = replace(
         namespace,
         available=namespace.available + document.amount,
@@ -145,14 +151,12 @@ def place_hold(book: Book, operation: PlaceHold, now_ms: int) -> Change:
             f"not in {document.expires_ms - now_ms} ms"
         )
     maximum = document.maximum
-    usage = book.usage[key.key_id]
-    if key.credit_cap_total and usage.spent + usage.held + maximum > key.credit_cap_total:
-        raise KeyCapError(usage.spent + usage.held, maximum, key.credit_cap_total)
+    usage = usage_after_hold(key, book.usage[key.key_id], maximum, now_ms)
     namespace = book.namespaces[key.namespace]
     if namespace.available < maximum:
         raise InsufficientFundsError(namespace.available, maximum)
     after = namespace.moved(namespace.available - maximum, namespace.held + maximum)
-    hold = _new_hold(operation, key)
+    hold = _new_hold(operation, key, usage.day)
     path = namespace.path
     entries = (Entry(available_account(path), -maximum), Entry(held_account(path), maximum))
     transfer = Transfer(
@@ -170,12 +174,12 @@ def place_hold(book: Book, operation: PlaceHold, now_ms: int) -> Change:
         transfer.result,
         transfer,
         namespace=after,
-        usage=KeyUsage(key.key_id, usage.spent, usage.held + maximum),
+        usage=usage,
         hold=hold,
     )
 
 
-def _new_hold(operation: PlaceHold, key: ApiKeyEntry) -> Hold:
+def _new_hold(operation: PlaceHold, key: ApiKeyEntry, usage_day: int) -> Hold:
     document = operation.document
     return Hold(
         document.hold_id,
@@ -190,6 +194,7 @@ def _new_hold(operation: PlaceHold, key: ApiKeyEntry) -> Hold:
         operation.fees,
         document.issued_ms,
         document.expires_ms,
+        usage_day=usage_day,
     )
 
 
@@ -198,24 +203,22 @@ def _checked_key(book: Book, operation: PlaceHold, now_ms: int) -> ApiKeyEntry:
     key = book.keys.get(document.key_id)
     if key is None:
         raise KeyUnknownError(f"there is no API key {document.key_id}")
-    expected = hold_mac(
-        key.hold_key,
-        operation.network_id,
-        operation.gateway_id,
-        document.hold_id,
-        document.maximum,
-        document.expires_ms,
-    )
+
+    def expected(hold_key: bytes) -> bytes:
+        return hold_mac(
+            hold_key,
+            operation.network_id,
+            operation.gateway_id,
+            document.hold_id,
+            document.maximum,
+            document.expires_ms,
+        )
+
     # The proof comes first: who does not have the key learns nothing about it.
-    if not same(expected, document.mac):
+    if proof_ends_ms(key, expected, document.mac, now_ms) is None:
         raise KeyProofError(f"the MAC does not prove possession of API key {key.key_id}")
     check_key_usable(key, now_ms)
-    if key.gateways and operation.gateway_id not in key.gateways:
-        raise KeyNotAllowedError(f"API key {key.key_id} does not allow this gateway")
-    if key.models and document.terms.model_name not in key.models:
-        raise KeyNotAllowedError(
-            f"API key {key.key_id} does not allow the model {document.terms.model_name}"
-        )
+    check_allowed(key, operation.gateway_id, document)
     return key
 
 
@@ -252,6 +255,8 @@ def capture_hold(book: Book, operation: CaptureHold, now_ms: int) -> Change:
         encode_message(signed),
         _capture_entries(book, hold, operation, settlement),
         now_ms,
+        captured_usage(hold, operation, settlement, now_ms),
+        captured_work(hold, operation, settlement, book.bindings, now_ms),
     )
 
 
@@ -292,6 +297,7 @@ def release_hold(book: Book, operation: ReleaseHold, now_ms: int) -> Change:
         encode_message(signed),
         _return_entries(hold),
         now_ms,
+        uncharged_usage(hold, document.outcome, now_ms),
     )
 
 
@@ -319,6 +325,7 @@ def expire_hold(book: Book, operation: ExpireHold, now_ms: int) -> Change:
         b"",
         _return_entries(hold),
         now_ms,
+        uncharged_usage(hold, "", now_ms),
     )
 
 
@@ -350,6 +357,8 @@ def _end_hold(
     request: bytes,
     entries: tuple[Entry, ...],
     now_ms: int,
+    consumed: UsageEntry,
+    worked: tuple[WorkEntry, ...] = (),
 ) -> Change:
     """Make the one transfer that ends a hold, with the balances and counters after it."""
     namespace, usage = book.namespaces[hold.namespace], book.usage[hold.key_id]
@@ -366,6 +375,8 @@ def _end_hold(
         result,
         transfer,
         namespace=after,
-        usage=KeyUsage(hold.key_id, usage.spent + charged, usage.held - maximum),
+        usage=usage_after_end(usage, hold, charged),
         end=end,
+        consumed=consumed,
+        worked=worked,
     )

@@ -1,4 +1,4 @@
-"""Owns how the ledger opens its database: engines, durability settings, tables and triggers.
+"""Owns how the ledger opens its database: engines, durability settings, whose it is.
 
 SQLite: WAL with synchronous=FULL, so that a commit is on disk when it returns; BEGIN IMMEDIATE for
 the writer, so that several processes on one file take turns before they read. PostgreSQL: READ
@@ -7,25 +7,27 @@ COMMITTED with row locks for the writer, REPEATABLE READ for readers (one snapsh
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select, text, update
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlmodel import SQLModel
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from ledger.errors import IntegrityError, StorageError
+from ledger.errors import IntegrityError, LedgerError, StorageError
 from ledger.limits import BUSY_TIMEOUT_S, READERS_MAX
-from ledger.store.tables import IMMUTABLE, META, NUMBERS, SCHEMA_VERSION, TABLES
+from ledger.store.schema import newest_revision, revision_of, upgrade
+from ledger.store.tables import META
 from p2p.types import NetworkId
 
+log = logging.getLogger(__name__)
 _SETUP_LOCK = 0x7265_7375_6C74
 """PostgreSQL advisory lock: one process at a time makes the tables."""
 WAL_PAGES_PER_CHECKPOINT = 4000
 """16 MB: a checkpoint copies pages and syncs twice, so do it seldom under load."""
-WRITER_CACHE_KB = 8 * 1024
-READER_CACHE_KB = 1024
+WRITER_CACHE_KB = 2 * 1024
+READER_CACHE_KB = 256
 """Each connection has a cache of its own; what readers look at is mostly in the system's."""
 
 
@@ -81,65 +83,61 @@ def _open_sqlite(url: str, *, writer: bool) -> Engine:
 
 
 def prepare(engine: Engine, network_id: NetworkId) -> None:
-    """Make what is missing of tables and triggers, and check whose database this is.
+    """Make or upgrade the tables, and check whose database this is.
 
-    Raises: IntegrityError (another network's ledger, or another version), StorageError.
+    Raises: IntegrityError (another network's ledger, or a newer program's), StorageError.
     """
     try:
         with engine.begin() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:k)"), {"k": _SETUP_LOCK})
-            is_new = not inspect(connection).has_table(META.name)
-            if is_new:
-                SQLModel.metadata.create_all(connection, tables=list(TABLES))
-                _make_immutable(connection)
-                if connection.dialect.name == "postgresql":
-                    connection.execute(text(f"CREATE SEQUENCE {NUMBERS} CACHE 1"))
-                values = [
-                    {"name": "network_id", "value": network_id},
-                    {"name": "schema_version", "value": SCHEMA_VERSION},
-                ]
-                connection.execute(insert(META), values)
-            rows = connection.execute(select(META.c.name, META.c.value))
-            found: dict[str, str] = {row.name: row.value for row in rows}
-    except DBAPIError as error:
+                _warn_of_losses(connection)
+            prepare_connection(connection, network_id)
+    except SQLAlchemyError as error:
         raise StorageError(f"the ledger's database cannot be opened: {_plain(error)}") from error
-    if found.get("network_id") != network_id:
-        raise IntegrityError(
-            f"this is the ledger of network {found.get('network_id')}, not of {network_id}"
-        )
-    if found.get("schema_version") != SCHEMA_VERSION:
-        raise IntegrityError(
-            f"this ledger's tables have version {found.get('schema_version')}, "
-            f"this program works with {SCHEMA_VERSION}"
-        )
 
 
-def _make_immutable(connection: Connection) -> None:
-    if connection.dialect.name == "sqlite":
-        for table in IMMUTABLE:
-            for action in ("UPDATE", "DELETE"):
-                connection.execute(
-                    text(
-                        f"CREATE TRIGGER {table.name}_no_{action.lower()} BEFORE {action} "
-                        f"ON {table.name} BEGIN "
-                        f"SELECT RAISE(ABORT, '{table.name} is immutable'); END"
-                    )
-                )
-        return
-    connection.execute(
-        text(
-            "CREATE OR REPLACE FUNCTION ledger_is_immutable() RETURNS trigger AS $$ BEGIN "
-            "RAISE EXCEPTION '% is immutable', TG_TABLE_NAME; END $$ LANGUAGE plpgsql"
-        )
-    )
-    for table in IMMUTABLE:
+def _warn_of_losses(connection: Connection) -> None:
+    for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+        if connection.execute(text(f"SHOW {setting}")).scalar_one() == "off":
+            log.warning("PostgreSQL runs with %s = off: what is acknowledged may be lost", setting)
+
+
+def prepare_connection(connection: Connection, network_id: NetworkId) -> None:
+    """Do what `prepare` does in the caller's transaction. Raises: IntegrityError."""
+    if revision_of(connection) is not None:
+        _check_network(connection, network_id)
+    changed, is_new = upgrade(connection)
+    if is_new:
+        rows = [{"name": "network_id", "value": network_id}, _VERSION_ROW]
+        connection.execute(insert(META), rows)
+    if changed:
         connection.execute(
-            text(
-                f"CREATE TRIGGER {table.name}_immutable BEFORE UPDATE OR DELETE OR TRUNCATE "
-                f"ON {table.name} FOR EACH STATEMENT EXECUTE FUNCTION ledger_is_immutable()"
-            )
+            update(META).where(META.c.name == _VERSION_ROW["name"]).values(value=newest_revision())
         )
+
+
+_VERSION_ROW = {"name": "schema_version", "value": ""}
+
+
+def _check_network(connection: Connection, network_id: NetworkId) -> None:
+    statement = select(META.c.value).where(META.c.name == "network_id")
+    found = connection.execute(statement).scalar_one_or_none()
+    if found != network_id:
+        raise IntegrityError(f"this is the ledger of network {found}, not of {network_id}")
+
+
+def as_ledger_error(error: SQLAlchemyError) -> LedgerError:
+    """Give our error for a driver's: IntegrityError if what is stored is damaged."""
+    origin = getattr(error, "orig", None)
+    name = getattr(origin, "sqlite_errorname", None) or getattr(origin, "sqlstate", None) or ""
+    if name.startswith(_DAMAGE):
+        return IntegrityError(f"the ledger's database is damaged: {_plain(error)}")
+    return StorageError(f"the database failed: {_plain(error)}")
+
+
+_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "XX001", "XX002")
+"""By SQLite's names, and PostgreSQL's for damaged data and damaged indexes."""
 
 
 def _plain(error: Exception) -> str:

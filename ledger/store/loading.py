@@ -13,17 +13,22 @@ from ledger.accounts import namespace_path
 from ledger.book import Book
 from ledger.limits import GRANT_EPOCH_MS
 from ledger.operations import (
+    AppendLog,
     BindNode,
     CaptureHold,
+    ChangeAccountKeys,
     CreateKey,
     ExpireHold,
     FoundAccount,
+    FreezeEpoch,
+    KeepUptime,
     MakeGrant,
     OpenNamespace,
     Operation,
     PlaceHold,
     ReleaseHold,
     RevokeKey,
+    RotateKey,
     transfer_id_of,
 )
 from ledger.records import (
@@ -37,6 +42,8 @@ from ledger.records import (
     Namespace,
     PastTransfer,
 )
+from ledger.store.log_writing import lock_log, pending_of
+from ledger.store.rcp_writing import load_frozen_day
 from ledger.store.statements import select_holds, select_past, select_rows
 from ledger.store.tables import (
     ACCOUNT_KEYS,
@@ -47,6 +54,7 @@ from ledger.store.tables import (
     NODE_BINDINGS,
 )
 from p2p.codec import decode_message
+from p2p.key_limits import NO_LIMITS, KeyLimits
 from p2p.ledger_messages import TransferResult
 from p2p.prices import FeeRule, PriceTerms
 from p2p.types import AccountId, PeerId, account_id_from_founding
@@ -100,7 +108,9 @@ class _Needs:
                 self.accounts.add(creation.account_id)
                 self.namespaces.add(namespace_path(creation.account_id, creation.namespace))
                 self.keys.add(creation.key_id)
-            case RevokeKey():
+            case ChangeAccountKeys():
+                self.accounts.add(operation.document.account_id)
+            case RevokeKey() | RotateKey():
                 self.accounts.add(operation.document.account_id)
                 self.keys.add(operation.document.key_id)
             case BindNode():
@@ -112,6 +122,11 @@ def load_book(connection: Connection, operations: Sequence[Operation], now_ms: i
     needs, book = _Needs(operations), Book()
     if needs.mint_keys:
         _load_minted(connection, needs.mint_keys, now_ms, book)
+    if any(isinstance(operation, FreezeEpoch | KeepUptime) for operation in operations):
+        book.frozen_day = load_frozen_day(connection)
+    if any(isinstance(operation, AppendLog) for operation in operations):
+        book.log_size = lock_log(connection)
+        book.log_pending = pending_of(connection, operations)
     if needs.accounts:
         book.accounts = _accounts(connection, needs.accounts, lock=True)
     for row in select_holds(connection, needs.holds):
@@ -155,10 +170,10 @@ def _accounts(
 ) -> dict[str, Account]:
     rows = select_rows(connection, ACCOUNTS, "account_id", account_ids, lock=lock)
     keys: dict[tuple[str, str], set[bytes]] = {}
-    for account_id, public_key, purpose, _ in select_rows(
+    for account_id, public_key, purpose, _, removed_ms in select_rows(
         connection, ACCOUNT_KEYS, "account_id", account_ids
     ):
-        keys.setdefault((account_id, purpose), set()).add(public_key)
+        keys.setdefault((account_id, "retired" if removed_ms else purpose), set()).add(public_key)
     return {
         account_id: Account(
             AccountId(account_id),
@@ -166,8 +181,12 @@ def _accounts(
             frozenset(keys.get((account_id, "recovery"), ())),
             namespaces,
             created_ms,
+            frozenset(keys.get((account_id, "retired"), ())),
+            key_changes,
+            last_key_change,
+            operations,
         )
-        for account_id, namespaces, created_ms in rows
+        for account_id, namespaces, created_ms, operations, key_changes, last_key_change in rows
     }
 
 
@@ -179,6 +198,11 @@ def account_of(connection: Connection, account_id: str) -> Account | None:
 @functools.lru_cache(maxsize=1024)
 def _terms(encoded: bytes) -> PriceTerms:
     return decode_message(encoded, PriceTerms)
+
+
+@functools.lru_cache(maxsize=1024)
+def _limits(encoded: bytes) -> KeyLimits:
+    return decode_message(encoded, KeyLimits) if encoded else NO_LIMITS
 
 
 def hold_from_row(row: Sequence[Any]) -> tuple[Hold, HoldEnd | None]:
@@ -200,6 +224,7 @@ def hold_from_row(row: Sequence[Any]) -> tuple[Hold, HoldEnd | None]:
         state,
         charged,
         _,
+        usage_day,
         hold_id,
     ) = row
     hold = Hold(
@@ -216,6 +241,7 @@ def hold_from_row(row: Sequence[Any]) -> tuple[Hold, HoldEnd | None]:
         issued_ms,
         expires_ms,
         number,
+        usage_day,
     )
     if state == HoldState.OPEN:
         return hold, None
@@ -225,7 +251,8 @@ def hold_from_row(row: Sequence[Any]) -> tuple[Hold, HoldEnd | None]:
 def key_from_row(row: Sequence[Any]) -> tuple[ApiKeyEntry, KeyUsage]:
     """Make the records of an API key's row."""
     key_id, namespace, hold_key, name, expires_ms, revoked_ms, cap, *rest = row
-    models, gateways, content, spent, held = rest
+    models, gateways, content, spent, held, limits, *rest = rest
+    generation, previous_hold_key, previous_until_ms, created_ms, usage_day, day_used = rest
     key = ApiKeyEntry(
         key_id,
         namespace,
@@ -237,5 +264,10 @@ def key_from_row(row: Sequence[Any]) -> tuple[ApiKeyEntry, KeyUsage]:
         tuple(json.loads(models)),
         tuple(json.loads(gateways)),
         content,
+        _limits(limits),
+        generation,
+        previous_hold_key,
+        previous_until_ms,
+        created_ms,
     )
-    return key, KeyUsage(key_id, spent, held)
+    return key, KeyUsage(key_id, spent, held, usage_day, day_used)

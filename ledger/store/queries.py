@@ -46,11 +46,16 @@ class NamespaceView:
 
 @dataclass(frozen=True, slots=True)
 class EarningsView:
-    """What an account earned with its nodes and gateways (microcredits), and by how many legs."""
+    """What an account earned with its nodes and gateways (microcredits), and by how many legs.
+
+    The unmatured parts are contained in the sums.
+    """
 
     earned: int
     fees: int
     legs: int
+    unmatured_earned: int
+    unmatured_fees: int
 
 
 def key_view(connection: Connection, key_id: str) -> KeyView | None:
@@ -97,14 +102,31 @@ def balance(connection: Connection, account: str) -> int:
     return int(connection.execute(statement).scalar_one())
 
 
-def earnings_view(connection: Connection, account_id: AccountId) -> EarningsView:
-    """Read what an account earned."""
+def earnings_view(
+    connection: Connection, account_id: AccountId, unmatured_since_ms: int
+) -> EarningsView:
+    """Read what an account earned; what came after `unmatured_since_ms` has not matured."""
     earned = earnings_account(account_id)
     legs = connection.execute(
         select(func.count()).select_from(ENTRIES).where(ENTRIES.c.account == earned)
     ).scalar_one()
-    fees = balance(connection, fees_account(account_id))
-    return EarningsView(balance(connection, earned), fees, int(legs))
+    fees = fees_account(account_id)
+    return EarningsView(
+        balance(connection, earned),
+        balance(connection, fees),
+        int(legs),
+        _earned_since(connection, earned, unmatured_since_ms),
+        _earned_since(connection, fees, unmatured_since_ms),
+    )
+
+
+def _earned_since(connection: Connection, account: str, since_ms: int) -> int:
+    statement = (
+        select(func.coalesce(func.sum(ENTRIES.c.amount), 0))
+        .join(TRANSFERS, TRANSFERS.c.number == ENTRIES.c.transfer)
+        .where(ENTRIES.c.account == account, TRANSFERS.c.at_ms > since_ms)
+    )
+    return max(0, int(connection.execute(statement).scalar_one()))
 
 
 def hold_end(connection: Connection, hold_id: bytes) -> HoldEnd | None:

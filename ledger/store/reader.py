@@ -8,8 +8,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger.errors import StorageError
-from ledger.store.database import plain_message
+from ledger.store.database import as_ledger_error
 
 T = TypeVar("T")
 Query = Callable[[Connection], T]
@@ -24,12 +23,12 @@ class Reader:
         self._engine = engine
 
     def run(self, query: Query[T]) -> T:
-        """Run a query in a transaction of its own. Raises: StorageError."""
+        """Run a query in a transaction of its own. Raises: StorageError, IntegrityError."""
         try:
             with self._engine.begin() as connection:
                 return query(connection)
         except SQLAlchemyError as error:
-            raise StorageError(f"the database failed: {plain_message(error)}") from error
+            raise as_ledger_error(error) from error
 
     def close(self) -> None:
         """Close all connections."""

@@ -117,8 +117,11 @@ def _insert(dialect_name: str, table: Table) -> str:
 
 @functools.cache
 def _update(dialect_name: str, table: Table, key: str, columns: Values) -> str:
-    values: dict[str, Any] = {column: bindparam(f"new_{column}") for column in columns}
-    statement = update(table).where(table.c[key] == bindparam("the_key")).values(values)
+    # Ordered: the parameters are positional, and `values` would go by the table's order.
+    values: list[tuple[Any, Any]] = [
+        (table.c[column], bindparam(f"new_{column}")) for column in columns
+    ]
+    statement = update(table).where(table.c[key] == bindparam("the_key")).ordered_values(*values)
     return _text(dialect_name, statement)
 
 

@@ -7,6 +7,9 @@ grants are immutable: the database itself refuses to change or delete them.
 A transfer's ID is random; its `number` only counts rows, and the wide tables are keyed by it.
 Random keys of wide rows would touch a page for each: 213 against 56 microseconds a transfer on
 SQLite (measured). Numbers are not the order of the log: on PostgreSQL they have gaps.
+
+A change of any table is followed by `python tools/make_migration.py <name>`, which writes the
+revision that databases of before need (ledger/store/migrations/); new columns need a default there.
 """
 
 from __future__ import annotations
@@ -27,7 +30,6 @@ from sqlalchemy import (
 )
 from sqlmodel import Field, SQLModel
 
-SCHEMA_VERSION = "1"
 _OPEN = text("state = 'open'")
 
 
@@ -67,20 +69,30 @@ class AccountRow(SQLModel, table=True):
     account_id: str = _text(primary_key=True)
     namespaces: int = _big()
     created_ms: int = _big()
+    operations: int = _big(server_default="0")
+    key_changes: int = _big(server_default="0")
+    last_key_change: bytes = _bytes()
 
 
 class AccountKeyRow(SQLModel, table=True):
-    """A key that may sign for an account. `purpose` is `signing` or `recovery`."""
+    """A key of an account, for ever. `purpose` is `signing` or `recovery`.
+
+    It may sign while `removed_ms` is 0.
+    """
 
     __tablename__ = "ledger_account_keys"
     account_id: str = _text(ForeignKey("ledger_accounts.account_id"), primary_key=True)
     public_key: bytes = _bytes(primary_key=True)
     purpose: str = _text(primary_key=True)
     added_ms: int = _big()
+    removed_ms: int = _big(server_default="0")
 
 
 class RecordRow(SQLModel, table=True):
-    """A signed account operation as it came, for ever. `subject`: account, namespace or key ID."""
+    """A signed account operation as it came, for ever. `subject`: account, namespace or key ID.
+
+    `operation` is its number within its account (0: taken before operations were numbered).
+    """
 
     __tablename__ = "ledger_records"
     digest: bytes = _bytes(primary_key=True)
@@ -88,6 +100,8 @@ class RecordRow(SQLModel, table=True):
     subject: str = _text(index=True)
     signed: bytes = _bytes()
     at_ms: int = _big()
+    account_id: str = _text(server_default="")
+    operation: int = _big(server_default="0")
 
 
 class NamespaceRow(SQLModel, table=True):
@@ -108,7 +122,11 @@ class NamespaceRow(SQLModel, table=True):
 
 
 class ApiKeyRow(SQLModel, table=True):
-    """An API key. `models` and `gateways` are JSON lists; spent and held are microcredits."""
+    """An API key. `models` and `gateways` are JSON lists; amounts are microcredits.
+
+    `limits` is an encoded KeyLimits (empty: none). `day_used` is the use of `usage_day`, the newest
+    UTC day that the key was used on (`ledger.key_limits`).
+    """
 
     __tablename__ = "ledger_api_keys"
     key_id: str = _text(primary_key=True)
@@ -123,6 +141,13 @@ class ApiKeyRow(SQLModel, table=True):
     content: bytes = _bytes()
     spent: int = _big()
     held: int = _big()
+    limits: bytes = _bytes()
+    generation: int = _big(server_default="0")
+    previous_hold_key: bytes = _bytes()
+    previous_until_ms: int = _big(server_default="0")
+    created_ms: int = _big(server_default="0")
+    usage_day: int = _big(server_default="0")
+    day_used: int = _big(server_default="0")
 
 
 class TransferRow(SQLModel, table=True):
@@ -163,6 +188,7 @@ class HoldRow(SQLModel, table=True):
     state: str = _text()
     charged: int = _big()
     ended_by: int | None = _big(nullable=True)
+    usage_day: int = _big(server_default="0")
 
 
 class EntryRow(SQLModel, table=True):
@@ -216,19 +242,7 @@ ENTRIES = _table(EntryRow)
 GRANTS = _table(GrantRow)
 NODE_BINDINGS = _table(NodeBindingRow)
 
-TABLES = (
-    META,
-    ACCOUNTS,
-    ACCOUNT_KEYS,
-    RECORDS,
-    NAMESPACES,
-    API_KEYS,
-    TRANSFERS,
-    HOLDS,
-    ENTRIES,
-    GRANTS,
-    NODE_BINDINGS,
-)
-IMMUTABLE = (TRANSFERS, ENTRIES, GRANTS, RECORDS)
+IMMUTABLE = [TRANSFERS, ENTRIES, GRANTS, RECORDS]
+"""What is never changed or deleted; the files of other tables add theirs."""
 NUMBERS = "ledger_transfer_numbers"
 """The sequence (PostgreSQL only) that numbers transfers; SQLite's writer counts on by itself."""

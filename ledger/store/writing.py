@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 
 from ledger.book import Book
-from ledger.records import Hold, HoldState, Transfer
-from ledger.store.statements import insert_rows, update_rows
+from ledger.log.sources import transfer_source
+from ledger.records import Account, Hold, HoldState, Transfer
+from ledger.store.log_writing import enqueue, write_batch, write_pending
+from ledger.store.rcp_writing import write_rcp
+from ledger.store.statements import insert_rows, select_rows, update_rows
 from ledger.store.tables import (
     ACCOUNT_KEYS,
     ACCOUNTS,
@@ -25,6 +28,7 @@ from ledger.store.tables import (
     RECORDS,
     TRANSFERS,
 )
+from ledger.store.usage_writing import write_usage
 from p2p.codec import encode_message
 from p2p.prices import PriceTerms
 
@@ -41,20 +45,32 @@ def write_book(connection: Connection, book: Book) -> None:
         _write_keys(connection, book)
     if book.changed_usage:
         rows = [
-            (usage.spent, usage.held, key_id)
+            (usage.spent, usage.held, usage.day, usage.day_used, key_id)
             for key_id, usage in sorted(book.usage.items())
             if key_id in book.changed_usage
         ]
-        update_rows(connection, API_KEYS, "key_id", ("spent", "held"), rows)
+        columns = ("spent", "held", "usage_day", "day_used")
+        update_rows(connection, API_KEYS, "key_id", columns, rows)
+    if book.consumed:
+        write_usage(connection, book)
+    if book.new_uptime or book.new_epochs:
+        write_rcp(connection, book)
     if book.new_transfers:
         _write_transfers(connection, book)
+    if book.new_records or book.changed_bindings:
+        write_pending(connection, book)
+    for batch in book.new_log_batches:
+        write_batch(connection, batch)
     if book.changed_bindings:
         _write_bindings(connection, book)
     if book.new_records:
         insert_rows(
             connection,
             RECORDS,
-            [(r.digest, r.purpose, r.subject, r.signed, r.at_ms) for r in book.new_records],
+            [
+                (r.digest, r.purpose, r.subject, r.signed, r.at_ms, r.account_id, r.operation)
+                for r in book.new_records
+            ],
         )
 
 
@@ -92,6 +108,7 @@ def _write_transfers(connection: Connection, book: Book) -> None:
         ],
     )
     insert_rows(connection, ENTRIES, list(_entry_rows(transfers, numbers)))
+    enqueue(connection, [transfer_source(number) for number in numbers.values()])
     insert_rows(
         connection, HOLDS, [_hold_row(hold, numbers[hold.hold_id]) for hold in book.new_holds]
     )
@@ -156,12 +173,13 @@ def _hold_row(hold: Hold, number: int) -> Values:
         HoldState.OPEN.value,
         0,
         None,
+        hold.usage_day,
     )
 
 
 def _write_keys(connection: Connection, book: Book) -> None:
     new = [book.keys[key_id] for key_id in sorted(book.new_keys)]
-    revoked = [book.keys[key_id] for key_id in sorted(book.changed_keys - book.new_keys)]
+    rest = [book.keys[key_id] for key_id in sorted(book.changed_keys - book.new_keys)]
     insert_rows(
         connection,
         API_KEYS,
@@ -179,12 +197,20 @@ def _write_keys(connection: Connection, book: Book) -> None:
                 key.content,
                 0,
                 0,
+                encode_message(key.limits),
+                key.generation,
+                key.previous_hold_key,
+                key.previous_until_ms,
+                key.created_ms,
+                0,
+                0,
             )
             for key in new
         ],
     )
-    rows = [(key.revoked_ms, key.key_id) for key in revoked]
-    update_rows(connection, API_KEYS, "key_id", ("revoked_ms",), rows)
+    columns = ("revoked_ms", "hold_key", "generation", "previous_hold_key", "previous_until_ms")
+    rows = [(*(getattr(key, name) for name in columns), key.key_id) for key in rest]
+    update_rows(connection, API_KEYS, "key_id", columns, rows)
 
 
 def _write_namespaces(connection: Connection, book: Book) -> None:
@@ -209,19 +235,54 @@ def _write_namespaces(connection: Connection, book: Book) -> None:
 def _write_accounts(connection: Connection, book: Book) -> None:
     new = [book.accounts[account_id] for account_id in sorted(book.new_accounts)]
     rest = [book.accounts[a] for a in sorted(book.changed_accounts - book.new_accounts)]
-    insert_rows(connection, ACCOUNTS, [(a.account_id, a.namespaces, a.created_ms) for a in new])
-    keys = [
-        (account.account_id, public_key, purpose, account.created_ms)
-        for account in new
-        for purpose, public_keys in (
-            ("signing", account.signing_keys),
-            ("recovery", account.recovery_keys),
-        )
-        for public_key in sorted(public_keys)
+    values = {account.account_id: _account_values(account) for account in (*new, *rest)}
+    insert_rows(
+        connection,
+        ACCOUNTS,
+        [
+            (a.account_id, values[a.account_id][0], a.created_ms, *values[a.account_id][1:])
+            for a in new
+        ],
+    )
+    for account in new:
+        _write_account_keys(connection, account, account.created_ms, [])
+    for account in rest:
+        if account.account_id in book.changed_account_keys:
+            at_ms = book.changed_account_keys[account.account_id]
+            rows = select_rows(connection, ACCOUNT_KEYS, "account_id", [account.account_id])
+            _write_account_keys(connection, account, at_ms, rows)
+    columns = ("namespaces", "operations", "key_changes", "last_key_change")
+    rows = [(*values[a.account_id], a.account_id) for a in rest]
+    update_rows(connection, ACCOUNTS, "account_id", columns, rows)
+
+
+def _account_values(account: Account) -> Values:
+    return (account.namespaces, account.operations, account.key_changes, account.last_key_change)
+
+
+def _write_account_keys(
+    connection: Connection, account: Account, at_ms: int, rows: Sequence[Values]
+) -> None:
+    """Bring an account's rows up to date; a row stays for ever, removed keys are marked."""
+    known = {row[1] for row in rows}
+    current = [("signing", key) for key in sorted(account.signing_keys)]
+    current += [("recovery", key) for key in sorted(account.recovery_keys)]
+    found = [(account.account_id, key, purpose, at_ms, 0) for purpose, key in current]
+    # Added and removed within one group of operations.
+    passing = [
+        (account.account_id, key, "signing", at_ms, at_ms) for key in sorted(account.retired_keys)
     ]
-    insert_rows(connection, ACCOUNT_KEYS, keys)
-    rows = [(a.namespaces, a.account_id) for a in rest]
-    update_rows(connection, ACCOUNTS, "account_id", ("namespaces",), rows)
+    insert_rows(connection, ACCOUNT_KEYS, [row for row in found + passing if row[1] not in known])
+    removed = [row[1] for row in rows if not row[4] and row[1] in account.retired_keys]
+    if removed:
+        connection.execute(
+            update(ACCOUNT_KEYS)
+            .where(
+                ACCOUNT_KEYS.c.account_id == account.account_id,
+                ACCOUNT_KEYS.c.public_key.in_(removed),
+            )
+            .values(removed_ms=max(at_ms, 1))
+        )
 
 
 def _write_bindings(connection: Connection, book: Book) -> None:

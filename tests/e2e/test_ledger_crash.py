@@ -16,10 +16,10 @@ from ledger.store.database import open_engine
 from ledger.store.integrity import check_integrity
 
 ROOT = Path(__file__).parents[2]
-POINTS = 200 if os.environ.get("RESULTITY_SOAK") == "1" else 5
+POINTS = 200 if os.environ.get("RESULTITY_SOAK") == "1" else 10
 
 
-@pytest.mark.timeout(1_800 if POINTS > 5 else 180)
+@pytest.mark.timeout(1_800 if POINTS > 10 else 180)
 def test_acknowledged_means_present(tmp_path: Path) -> None:
     path, acknowledged = tmp_path / "ledger.db", {}
     seed = random.randrange(2**32)

@@ -12,6 +12,7 @@ from p2p.clock import Clock
 from p2p.codec import decode_message
 from p2p.errors import P2PError, PeerUnavailableError, RefusedError, UntrustedError
 from p2p.job_messages import DeliveryCount, NodeReceipt
+from p2p.key_limits import NO_LIMITS, KeyLimits
 from p2p.ledger_messages import (
     CaptureRequest,
     HoldResult,
@@ -23,6 +24,7 @@ from p2p.ledger_messages import (
 from p2p.prices import PriceTerms, charge
 from p2p.signing import KeyPair, Signed, open_signed
 from p2p.types import AccountId, NetworkId, PeerId, public_key_of
+from p2p.usage_messages import UsageReport, UsageRow
 
 ACCOUNT = AccountId("acct-" + "c" * 40)
 NAMESPACE = "default"
@@ -66,6 +68,11 @@ class FakeLedger:
     statements: int = 0
     forged: bool = False
     started_holds: int = 0
+    limits: KeyLimits = NO_LIMITS
+    source_networks: list[str] = field(default_factory=list)
+    outcomes: dict[bytes, str] = field(default_factory=dict)
+    usage_rows: tuple[UsageRow, ...] = ()
+    usage_page: int = 2
 
     async def _answer(self) -> None:
         if self.down:
@@ -79,7 +86,15 @@ class FakeLedger:
         if key not in self.keys:
             raise RefusedError("key_unknown", "no such key")
         return KeyRecord(
-            key.key_id, ACCOUNT, NAMESPACE, "test", 0, self.models, self.available, self.cache_s
+            key.key_id,
+            ACCOUNT,
+            NAMESPACE,
+            "test",
+            0,
+            self.models,
+            self.available,
+            self.cache_s,
+            self.limits,
         )
 
     async def hold(
@@ -91,8 +106,10 @@ class FakeLedger:
         maximum: int,
         terms: PriceTerms,
         expires_ms: int,
+        source_network: str = "",
     ) -> HoldResult:
         self.started_holds += 1
+        self.source_networks.append(source_network)
         await self._answer()
         if self.refuse_hold is not None:
             raise self.refuse_hold
@@ -110,8 +127,9 @@ class FakeLedger:
         )
         return HoldResult(self.issuer.sign(self.network, voucher), self.available, False)
 
-    async def release(self, hold_id: bytes) -> TransferResult:
+    async def release(self, hold_id: bytes, outcome: str = "") -> TransferResult:
         await self._answer()
+        self.outcomes[hold_id] = outcome
         maximum = self._end(hold_id, "released")
         self.available += maximum
         return TransferResult(bytes(16), maximum, self.available, False)
@@ -131,6 +149,7 @@ class FakeLedger:
         )
         assert amount <= maximum
         self._end(request.hold_id, "captured")
+        self.outcomes[request.hold_id] = request.outcome
         self.available += maximum - amount
         self.captures[request.capture_id] = (signed, amount, legs)
         return TransferResult(request.capture_id, amount, self.available, False)
@@ -165,6 +184,15 @@ class FakeLedger:
         spent = self.spent
         held = sum(m for h, (m, _, _) in self.holds.items() if h not in self.ended)
         return Statement(self.available, held, spent, self.available + held + spent, ())
+
+    async def usage(
+        self, key: ApiKey, record: KeyRecord, first_day: int, last_day: int, after: UsageRow | None
+    ) -> UsageReport:
+        await self._answer()
+        rows = [row for row in self.usage_rows if first_day <= row.day <= last_day]
+        if after is not None:
+            rows = rows[rows.index(after) + 1 :]
+        return UsageReport(tuple(rows[: self.usage_page]), len(rows) > self.usage_page)
 
     # --- for tests ------------------------------------------------------------------------------
     @property

@@ -248,20 +248,29 @@ class World:
         *,
         capture_id: bytes | None = None,
         gateway: KeyPair = GATEWAY,
+        outcome: str = "",
     ) -> CaptureHold:
         document = CaptureRequest(
             capture_id or self.new_id(),
             hold.document.hold_id,
             tuple(signed for _, signed in legs),
             self.now_ms,
+            outcome,
         )
         signed = gateway.sign(NETWORK, document)
         return CaptureHold(signed, document, gateway.peer_id, tuple(leg for leg, _ in legs))
 
     def release(
-        self, hold: PlaceHold, *, release_id: bytes | None = None, gateway: KeyPair = GATEWAY
+        self,
+        hold: PlaceHold,
+        *,
+        release_id: bytes | None = None,
+        gateway: KeyPair = GATEWAY,
+        outcome: str = "",
     ) -> ReleaseHold:
-        document = ReleaseRequest(release_id or self.new_id(), hold.document.hold_id, self.now_ms)
+        document = ReleaseRequest(
+            release_id or self.new_id(), hold.document.hold_id, self.now_ms, outcome
+        )
         return ReleaseHold(gateway.sign(NETWORK, document), document, gateway.peer_id)
 
     def expire(self, hold: PlaceHold) -> ExpireHold:

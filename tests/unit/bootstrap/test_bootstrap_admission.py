@@ -11,6 +11,7 @@ from bootstrap.admission_service import AdmissionService
 from p2p.admission import (
     JOIN,
     REQUEST_LIFETIME_MS,
+    Applicant,
     JoinRequest,
     JoinResult,
     NodeBinding,
@@ -58,10 +59,12 @@ class Desk:
         )
         self.service = AdmissionService(standing, self.book, self._bind, clock_ms=self.clock)
 
-    async def _bind(self, peer_id: PeerId, account_id: AccountId, founding: Signed) -> None:
+    async def _bind(self, applicant: Applicant) -> None:
         if self.refusal is not None:
             raise self.refusal
-        self.bound.append((peer_id, account_id, founding))
+        if applicant.account_key != ACCOUNT.signing.public_key:
+            raise RefusedError("not_authorized", "not a key of the account")
+        self.bound.append((applicant.peer_id, applicant.account_id, applicant.founding))
 
     async def join(
         self, body: bytes | None = None, peer: KeyPair = NODE, certificate: Any = None
@@ -155,7 +158,7 @@ async def test_an_account_that_did_not_bind_the_node() -> None:
         (ACCOUNT.signing, replace(binding, account_id=AccountId("acct-" + "b" * 40))),
     ):
         asked = JoinRequest(ACCOUNT.founding, signer.sign(NETWORK, document), "s", START_MS)
-        with pytest.raises(UntrustedError):
+        with pytest.raises((UntrustedError, RefusedError)):
             await desk.join(encode_message(NODE.sign(NETWORK, asked)))
     other = join_request(NODE, account_keys(network=OTHER_NETWORK), NETWORK, "s", START_MS)
     with pytest.raises(UntrustedError):

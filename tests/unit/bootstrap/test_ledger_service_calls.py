@@ -327,7 +327,11 @@ async def test_old_questions_are_not_answered(desk: Desk) -> None:
         await desk.handlers[methods.KEY_LOOKUP](caller(GATEWAY), answered[0])
 
 
-METHODS = [value for name, value in vars(methods).items() if name.isupper()]
+METHODS = [
+    value
+    for name, value in vars(methods).items()
+    if name.isupper() and value.startswith("ledger.")  # the others have services of their own
+]
 
 
 @pytest.mark.parametrize("method", METHODS)

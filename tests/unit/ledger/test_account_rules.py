@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
+import msgpack
 import pytest
 
 from ledger.errors import (
@@ -14,7 +16,9 @@ from ledger.errors import (
     NotAuthorizedError,
     ValueRefusedError,
 )
-from ledger.operations import BindNode, FoundAccount
+from ledger.operations import BindNode, FoundAccount, content_of
+from p2p.codec import encode_message
+from p2p.key_limits import KeyLimits
 from p2p.types import AccountId
 from tests.fakes.ledger_world import MINT, NETWORK, NODE_ACCOUNTS, NODES, MemoryLedger, World
 
@@ -101,3 +105,20 @@ def test_a_node_can_be_bound_and_moved() -> None:
     assert ledger.book.bindings[node].account_id == NODE_ACCOUNTS[1]
     with pytest.raises(ValueRefusedError):
         ledger.do(BindNode(node, AccountId("somebody")))
+
+
+def test_contents_are_the_same_as_before_documents_grew() -> None:
+    """Digests of the first release's encodings: a repetition after an upgrade is recognised."""
+    world = World()
+    tenant = world.tenant()
+    for operation, field, value in (
+        (world.creation(tenant), "limits", KeyLimits(1)),
+        (world.hold(tenant, 1), "source_network", "192.0.2.0/24"),
+        (world.release(world.hold(tenant, 1)), "outcome", "failed"),
+    ):
+        document = replace(operation.document, issued_ms=0)
+        fields = msgpack.unpackb(encode_message(document))[:-1]
+        older = hashlib.sha256(bytes(32) + msgpack.packb(fields)).digest()
+        assert content_of(bytes(32), operation.document) == older
+        grown = replace(operation.document, **{field: value})
+        assert content_of(bytes(32), grown) != older

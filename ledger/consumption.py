@@ -1,0 +1,61 @@
+"""Owns what the end of a hold adds to usage and work (see `ledger.usage`). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ledger.operations import CaptureHold
+from ledger.receipts import Settlement
+from ledger.records import Binding, Hold
+from ledger.usage import (
+    UsageEntry,
+    UsageKey,
+    WorkEntry,
+    WorkKey,
+    captured_counts,
+    day_of,
+    duration_ms,
+    uncharged_counts,
+)
+
+
+def captured_usage(
+    hold: Hold, operation: CaptureHold, settlement: Settlement, now_ms: int
+) -> UsageEntry:
+    """Give the usage of a request that is captured."""
+    delivered_ms = [leg.delivery.at_ms for leg in operation.legs]
+    counts = captured_counts(
+        operation.document.outcome,
+        settlement.input_tokens,
+        settlement.output_tokens,
+        settlement.charge,
+        duration_ms(hold.issued_ms, hold.expires_ms, delivered_ms),
+    )
+    return UsageEntry(_key(hold, now_ms), counts)
+
+
+def uncharged_usage(hold: Hold, outcome: str, now_ms: int) -> UsageEntry:
+    """Give the usage of a request that is released or expires."""
+    return UsageEntry(_key(hold, now_ms), uncharged_counts(outcome))
+
+
+def captured_work(
+    hold: Hold,
+    operation: CaptureHold,
+    settlement: Settlement,
+    bindings: Mapping[str, Binding],
+    now_ms: int,
+) -> tuple[WorkEntry, ...]:
+    """Give the work of each leg that is paid; every node of the legs is in `bindings`."""
+    day = day_of(now_ms)
+    return tuple(
+        WorkEntry(
+            WorkKey(hold.namespace, day, leg.node_id, bindings[leg.node_id].account_id), 1, amount
+        )
+        for leg, amount in zip(operation.legs, settlement.split.nodes, strict=True)
+        if amount
+    )
+
+
+def _key(hold: Hold, now_ms: int) -> UsageKey:
+    return UsageKey(hold.namespace, day_of(now_ms), hold.key_id, hold.terms.model_name)

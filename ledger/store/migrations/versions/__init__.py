@@ -1,0 +1,1 @@
+"""The revisions themselves; Alembic loads them by file (`ledger.store.schema`)."""

@@ -1,0 +1,95 @@
+"""Owns reading what points are computed from, and frozen epochs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, select
+
+from ledger.rcp import Days, PaidWork
+from ledger.store.rcp_writing import load_frozen_day
+from ledger.store.usage_tables import RCP_EPOCHS, RCP_SCORES, UPTIME, WORK
+from p2p.codec import decode_message
+from p2p.signing import Signed
+from p2p.types import AccountId
+from p2p.usage_messages import RcpQuery, RcpReport, RcpScore
+
+
+@dataclass(frozen=True, slots=True)
+class RcpState:
+    """Where the epochs stand: the last frozen day, and the first day with work or uptime."""
+
+    frozen_day: int | None
+    started_day: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RcpInputs:
+    """What an epoch's points are computed from; the records are not checked yet."""
+
+    work: tuple[PaidWork, ...]
+    uptime: tuple[Signed, ...]
+
+
+def rcp_state(connection: Connection) -> RcpState:
+    """Read where the epochs stand."""
+    first = [
+        connection.execute(select(func.min(table.c.day))).scalar_one() for table in (WORK, UPTIME)
+    ]
+    days = [int(day) for day in first if day is not None]
+    return RcpState(load_frozen_day(connection, lock=False), min(days) if days else None)
+
+
+def rcp_inputs(connection: Connection, days: Days) -> RcpInputs:
+    """Read all work and uptime of some days."""
+    statement = (
+        select(
+            WORK.c.namespace, WORK.c.node_id, WORK.c.account_id, func.sum(WORK.c.earned).label("n")
+        )
+        .where(WORK.c.day.between(days.first, days.last))
+        .group_by(WORK.c.namespace, WORK.c.node_id, WORK.c.account_id)
+    )
+    work = tuple(
+        PaidWork(
+            AccountId(row.namespace.partition("/")[0]),
+            row.node_id,
+            AccountId(row.account_id),
+            int(row.n),
+        )
+        for row in connection.execute(statement)
+    )
+    return RcpInputs(work, uptime_records(connection, days))
+
+
+def uptime_records(
+    connection: Connection, days: Days, bootstrap_id: str | None = None
+) -> tuple[Signed, ...]:
+    """Read the uptime records of some days, of all bootstraps or of one."""
+    statement = select(UPTIME.c.signed).where(UPTIME.c.day.between(days.first, days.last))
+    if bootstrap_id is not None:
+        statement = statement.where(UPTIME.c.bootstrap_id == bootstrap_id)
+    return tuple(decode_message(row.signed, Signed) for row in connection.execute(statement))
+
+
+def rcp_report(connection: Connection, query: RcpQuery) -> RcpReport | None:
+    """Read a frozen epoch with the scores that are asked for; None if there is none."""
+    statement = select(RCP_EPOCHS).order_by(RCP_EPOCHS.c.first_day.desc()).limit(1)
+    if query.day:
+        statement = statement.where(
+            RCP_EPOCHS.c.first_day <= query.day, RCP_EPOCHS.c.last_day >= query.day
+        )
+    epoch = connection.execute(statement).first()
+    if epoch is None:
+        return None
+    rows = select(RCP_SCORES).where(RCP_SCORES.c.first_day == epoch.first_day)
+    if query.account_id:
+        rows = rows.where(RCP_SCORES.c.account_id == query.account_id)
+    else:
+        rows = rows.where(RCP_SCORES.c.place >= query.first)
+    found = connection.execute(rows.order_by(RCP_SCORES.c.place).limit(query.count)).all()
+    first = found[0].place if found else query.first
+    scores = tuple(
+        RcpScore(AccountId(row.account_id), row.points, row.work, row.uptime_minutes)
+        for row in found
+    )
+    return RcpReport(decode_message(epoch.signed, Signed), first, scores)

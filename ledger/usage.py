@@ -1,0 +1,150 @@
+"""Owns usage: what each key of a namespace did with each model on each day. Pure.
+
+Theory of operation. A hold that ends is one request. Whatever ends it (capture, release, expiry)
+makes one UsageEntry, and a capture one WorkEntry for each leg; entries of one group of operations
+are added up and written in the transaction that ends the holds, so that usage says exactly what the
+ledger's transfers say, no less and no more. Everything in them comes from signed documents: tokens
+from the delivery counts, the duration from the hold's issue to the last delivery count (both the
+gateway's clock), the outcome from the capture or release.
+
+A day is a UTC day, named by its number since 1970-01-01; it is the day on which the hold ended.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import NamedTuple, TypeVar
+
+from p2p.types import AccountId, PeerId
+
+DAY_MS = 86_400_000
+COMPLETE = "complete"
+CLIENT_LEFT = "client_left"
+FAILED = "failed"
+OUTCOMES = (COMPLETE, CLIENT_LEFT, FAILED)
+"""How a request ended, as a capture or release may say it."""
+
+
+class UsageKey(NamedTuple):
+    """What usage is counted for."""
+
+    namespace: str
+    day: int
+    key_id: str
+    model: str
+
+
+class WorkKey(NamedTuple):
+    """What work is counted for: who paid, which node did it, and whose node it was then."""
+
+    namespace: str
+    day: int
+    node_id: PeerId
+    account_id: AccountId
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What happened. Amounts are microcredits.
+
+    `requests` = complete + `client_left` + `failed`. `captured` counts those that were charged (a
+    charge may be 0); tokens, `charged` and `duration_ms` are sums over them.
+    """
+
+    requests: int = 0
+    captured: int = 0
+    client_left: int = 0
+    failed: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    charged: int = 0
+    duration_ms: int = 0
+
+    def plus(self, other: Counts) -> Counts:
+        """Add up."""
+        return Counts(*map(operator.add, self.values, other.values))
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """All counts in order."""
+        return (
+            self.requests,
+            self.captured,
+            self.client_left,
+            self.failed,
+            self.input_tokens,
+            self.output_tokens,
+            self.charged,
+            self.duration_ms,
+        )
+
+
+COUNTS = tuple(field.name for field in fields(Counts))
+
+
+class UsageEntry(NamedTuple):
+    """What the end of one hold adds to the usage of its key."""
+
+    key: UsageKey
+    counts: Counts
+
+
+class WorkEntry(NamedTuple):
+    """What one leg of a capture adds to a node's work (`earned`: microcredits, fees deducted)."""
+
+    key: WorkKey
+    legs: int
+    earned: int
+
+
+K = TypeVar("K")
+
+
+def day_of(at_ms: int) -> int:
+    """Give the UTC day of a time, as days since 1970-01-01."""
+    return at_ms // DAY_MS
+
+
+def captured_counts(
+    outcome: str, input_tokens: int, output_tokens: int, charged: int, duration_ms: int
+) -> Counts:
+    """Count a request that was captured; a gateway that names no outcome means a complete one."""
+    return Counts(
+        1,
+        1,
+        int(outcome == CLIENT_LEFT),
+        int(outcome == FAILED),
+        input_tokens,
+        output_tokens,
+        charged,
+        duration_ms,
+    )
+
+
+def uncharged_counts(outcome: str) -> Counts:
+    """Count a request that was released or expired: it failed, unless the client had left."""
+    left = outcome == CLIENT_LEFT
+    return Counts(1, 0, int(left), int(not left))
+
+
+def duration_ms(issued_ms: int, expires_ms: int, delivered_ms: Iterable[int]) -> int:
+    """Give how long a request took: from its hold's issue to its last delivery count.
+
+    A gateway that states nonsense cannot spoil a sum: at least 0, at most the hold's lifetime.
+    """
+    return max(0, min(max(delivered_ms), expires_ms) - issued_ms)
+
+
+def add_usage(total: dict[UsageKey, Counts], entry: UsageEntry) -> None:
+    """Add an entry to what a group has so far."""
+    before = total.get(entry.key)
+    total[entry.key] = entry.counts if before is None else before.plus(entry.counts)
+
+
+def add_work(total: dict[WorkKey, tuple[int, int]], entries: Iterable[WorkEntry]) -> None:
+    """Add entries to what a group has so far: (legs, earned) of each key."""
+    for key, legs, earned in entries:
+        before = total.get(key, (0, 0))
+        total[key] = (before[0] + legs, before[1] + earned)
