@@ -29,6 +29,7 @@ from gateway.peer.discovery import (
 )
 from gateway.peer.dispatch import Dispatcher
 from gateway.peer.journal import SettlementJournal
+from gateway.peer.key_rates import KeyRates
 from gateway.peer.keys import KeyCache
 from gateway.peer.ledger_port import LedgerPort, RemoteLedger
 from gateway.peer.registry import Registry
@@ -210,7 +211,7 @@ def _make_ledger(peer: Peer, uplink: Uplink) -> LedgerPort:
     client = LedgerClient(uplink.call, peer.key_pair, peer.network, peer.clock_ms, trusts=trusts)
     # Nobody waits for a capture: it travels with the next hold.
     capture_call = partial(uplink.call, urgent=False)
-    return RemoteLedger(capture_call, client, lambda: peer.configuration.current.mint_public_keys)
+    return RemoteLedger(capture_call, client, lambda: peer.configuration.current.grant_public_keys)
 
 
 async def serve(
@@ -240,6 +241,7 @@ async def serve(
         network=peer.network,
         configuration=peer.configuration,
         keys=KeyCache(ledger, now_s=trio.current_time, clock_ms=peer.clock_ms),
+        key_rates=KeyRates(now_s=trio.current_time),
         ledger=ledger,
         registry=registry,
         sessions=Sessions(network, registry),

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.bridge import Bridge, Pipe
-from gateway.errors import GatewayError, StoppingError
+from gateway.errors import GatewayError, InvalidRequestError, StoppingError
 from gateway.jobs import ChatJob, JobEvent, ModelCard
-from gateway.limits import RETRY_AFTER_S
+from gateway.limits import RETRY_AFTER_S, USAGE_ROWS_MAX
 from gateway.peer.dispatch import Dispatcher
 from gateway.peer.ledger_port import as_client_error
 from gateway.peer.services import Services
@@ -18,6 +18,7 @@ from gateway.peer.snapshots import Snapshots
 from ledger.client import Call
 from p2p.api_keys import ApiKey
 from p2p.errors import DeadlineError, MalformedError, P2PError, RateLimitedError, RefusedError
+from p2p.usage_messages import UsageRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,14 @@ class Balance:
     held: int
     spent: int
     granted: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUsage:
+    """The usage of one API key."""
+
+    namespace: str
+    rows: tuple[UsageRow, ...]
 
 
 class Backend:
@@ -103,6 +112,31 @@ class Backend:
                 statement.spent,
                 statement.granted,
             )
+
+        return await self._bridge.call(work)
+
+    async def usage(self, key: ApiKey, first_day: int, last_day: int) -> KeyUsage:
+        """What a key did, first and last day included. Raises: GatewayError."""
+
+        async def work() -> KeyUsage:
+            record = (await self._services.keys.check(key)).record
+            rows: list[UsageRow] = []
+            try:
+                while True:
+                    after = rows[-1] if rows else None
+                    page = await self._services.ledger.usage(
+                        key, record, first_day, last_day, after
+                    )
+                    rows += page.rows
+                    if not page.more:
+                        return KeyUsage(record.namespace, tuple(rows))
+                    if len(rows) >= USAGE_ROWS_MAX:
+                        raise InvalidRequestError(
+                            f"This is more than {USAGE_ROWS_MAX} rows: ask for fewer days.",
+                            param="from",
+                        )
+            except P2PError as error:
+                raise as_client_error(error) from error
 
         return await self._bridge.call(work)
 

@@ -27,6 +27,7 @@ class ChatJob:
         max_tokens: what the client asked for, or None.
         seed: 32 bits; the same for all attempts, so that a continuation draws the same.
         needs_images: whether a message has image parts.
+        source: the client's address as the HTTP server sees it; it never leaves the gateway.
     """
 
     job_id: bytes
@@ -39,6 +40,7 @@ class ChatJob:
     max_tokens: int | None
     seed: int
     needs_images: bool = False
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ COURIER_BODY_BYTES_MAX = 64 * 1024
 COURIER_RATE_PER_S = 5.0
 COURIER_BURST = 40.0
 COURIER_CLIENTS_MAX = 4096
+USAGE_ROWS_MAX = 20_000
+"""Ten pages of the ledger: a key with ten models for five years."""
 STATUS_CACHE_S = 1.0
 """Public pages are computed at most once a second, however often they are asked for."""
 
@@ -59,6 +61,8 @@ HOLD_MARGIN_S = 120.0
 restart."""
 KEYS_CACHED_MAX = 50_000
 KEY_REFUSAL_CACHE_S = 2.0
+DISBELIEF_CACHE_S = 10.0
+"""Grants that cannot be believed are looked at again soon, but not for every request."""
 GRANTS_CHECK_INTERVAL_S = 300.0
 """A statement carries all grants of a namespace: too large to ask for with every lookup."""
 SETTLE_BATCH_S = 0.02

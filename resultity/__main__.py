@@ -15,10 +15,14 @@ COMMANDS = {
     "node": ("resultity.commands.roles:node", "Serve a model to a network."),
     "gateway": ("resultity.commands.roles:gateway", "Offer a network as an OpenAI API."),
     "bootstrap": ("resultity.commands.roles:bootstrap", "Let peers in, keep the ledger."),
+    "ledger": ("resultity.commands.ledger:ledger", "Keep and check a ledger."),
     "network": ("resultity.commands.network:network", "Found and configure a network."),
-    "account": ("resultity.commands.account:account", "Open accounts, see balances."),
-    "key": ("resultity.commands.key:key", "Create and revoke API keys."),
+    "account": ("resultity.commands.account:account", "Open accounts, keep their keys."),
+    "namespace": ("resultity.commands.namespace:namespace", "Open and list namespaces."),
+    "key": ("resultity.commands.key:key", "Create, list, rotate and revoke API keys."),
     "admin": ("resultity.commands.admin:admin", "Grant credit."),
+    "usage": ("resultity.commands.usage:usage", "See what was used."),
+    "rcp": ("resultity.commands.rcp:rcp", "See contribution points."),
     "receipt": ("resultity.commands.receipt:receipt", "Verify a receipt."),
 }
 

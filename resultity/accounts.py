@@ -6,8 +6,11 @@ import os
 from decimal import Decimal, InvalidOperation
 
 from p2p.account_file import AccountKeys
+from p2p.account_messages import ApiKeyRotation, KeyListRequest
 from p2p.api_keys import KEY_ID_RANDOM_BYTES, SECRET_BYTES, ApiKey, new_api_key
+from p2p.key_limits import NO_LIMITS, KeyLimits
 from p2p.ledger_messages import (
+    EarningsRequest,
     Grant,
     KeyCreation,
     KeyRevocation,
@@ -57,6 +60,8 @@ def new_key(
     expires_ms: int = 0,
     credit_cap_total: int = 0,
     models: tuple[str, ...] = (),
+    gateways: tuple[str, ...] = (),
+    limits: KeyLimits = NO_LIMITS,
 ) -> tuple[ApiKey, Signed]:
     """Make an API key and the document that registers it. The secret is in the first only.
 
@@ -64,6 +69,7 @@ def new_key(
         expires_ms: 0 means never.
         credit_cap_total: microcredits, 0 means no cap.
         models: names of the models that it may use, none means all.
+        gateways: peer IDs of the gateways that may use it, none means all.
     """
     api_key = new_api_key(os.urandom(KEY_ID_RANDOM_BYTES + SECRET_BYTES))
     document = KeyCreation(
@@ -76,8 +82,44 @@ def new_key(
         expires_ms,
         credit_cap_total,
         models,
+        gateways,
+        limits,
     )
     return api_key, keys.signing.sign(network, document)
+
+
+def key_rotation(
+    keys: AccountKeys,
+    network: NetworkId,
+    key_id: str,
+    generation: int,
+    grace_ms: int,
+    now_ms: int,
+) -> tuple[ApiKey, Signed]:
+    """Give an API key a new secret: the key as it is typed from now on, and the document.
+
+    Args:
+        generation: how often the key has been rotated, this time included.
+        grace_ms: how long the old secret stays good.
+    """
+    api_key = ApiKey(key_id, os.urandom(SECRET_BYTES))
+    document = ApiKeyRotation(
+        keys.account_id, key_id, generation, api_key.hold_key(), grace_ms, now_ms
+    )
+    return api_key, keys.signing.sign(network, document)
+
+
+def key_list_request(
+    keys: AccountKeys, network: NetworkId, namespace: str, after: str, now_ms: int
+) -> Signed:
+    """Ask for the API keys of a namespace that come after one ID."""
+    document = KeyListRequest(keys.account_id, namespace, os.urandom(16), now_ms, after)
+    return keys.signing.sign(network, document)
+
+
+def earnings_request(keys: AccountKeys, network: NetworkId, now_ms: int) -> Signed:
+    """Ask what an account's nodes and gateways earned."""
+    return keys.signing.sign(network, EarningsRequest(keys.account_id, os.urandom(16), now_ms))
 
 
 def revocation(keys: AccountKeys, network: NetworkId, key_id: str, now_ms: int) -> Signed:

@@ -31,16 +31,17 @@ class Courier:
         """Have the ledger carry out a document; a repetition gives the first result again.
 
         Args:
-            document: a signed AccountFounding, NamespaceOpening, KeyCreation, KeyRevocation, Grant.
+            document: a signed AccountFounding, NamespaceOpening, KeyCreation, KeyRevocation,
+                ApiKeyRotation, AccountKeyChange or Grant.
         Raises: GatewayCallError with the ledger's code and reason.
         """
         return self.send("operation", document, TransferResult)
 
-    def send(self, what: str, document: Signed, answer: type[M]) -> M:
-        """Send a document to one of the courier's endpoints and read the answer.
+    def send(self, what: str, document: Message, answer: type[M]) -> M:
+        """Send a document (or a question that needs no signature), and read the answer.
 
         Args:
-            what: `operation`, `statement` or `earnings`.
+            what: `operation`, `statement`, `earnings`, `usage`, `rcp`, ...
         Raises: GatewayCallError.
         """
         text = base64.b64encode(encode_message(document)).decode("ascii")

@@ -24,6 +24,9 @@ def locked_folder(folder: Path, name: str = LOCK_NAME) -> Iterator[None]:
     path = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if folder.stat().st_mode & 0o077:
+            # It holds keys and, at a bootstrap, what proves holds: nobody else's business.
+            folder.chmod(0o700)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise DataFolderError(f"cannot use the data folder {folder}: {error.strerror}") from error

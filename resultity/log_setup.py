@@ -18,7 +18,17 @@ LOG_BYTES_MAX = 5_000_000
 LOG_FILES_MAX = 3
 """One file and two older ones: 15 MB for each process, whatever happens."""
 LEVELS = ("debug", "info", "warning", "error")
-NOISY_LOGGERS = ("libp2p", "multiaddr", "multihash", "cid", "httpx", "httpx2", "httpcore", "openai")
+NOISY_LOGGERS = (
+    "alembic",
+    "libp2p",
+    "multiaddr",
+    "multihash",
+    "cid",
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "openai",
+)
 
 
 def debug_wanted() -> bool:

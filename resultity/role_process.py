@@ -49,6 +49,7 @@ def run_role(
     Raises: click.ClickException with one line if the role cannot go on.
     """
     data_dir: Path = settings.data_dir
+    os.umask(0o077)
     with reported_errors(), locked_folder(data_dir):
         set_up_logging(log_level, log_file or data_dir / "logs" / f"{role}.log", quiet=quiet)
         log.info("%s starts with %s", role, describe(settings))

@@ -76,20 +76,25 @@ def collect_settings(
         variable = f"RESULTITY_{role.upper()}_{name.upper()}"
         option = options.get(name)
         if option is not None and option != ():
-            values[name] = convert(option, hints[name], f"--{name.replace('_', '-')}")
+            values[name] = convert(option, hints[name], option_of(name))
         elif variable in environment:
             values[name] = convert(environment[variable], hints[name], variable)
         elif name in table:
             values[name] = convert(table[name], hints[name], f"[{role}] {name}")
         elif _is_required(field):
             raise SettingsError(
-                f"{name} is missing: give --{name.replace('_', '-')}, {variable}, "
+                f"{name} is missing: give {option_of(name)}, {variable}, "
                 f"or {name} under [{role}] in a --config file"
             )
     try:
         return settings_class(**values)
     except (ValueError, TypeError) as error:
         raise SettingsError(f"{role}: {error}") from error
+
+
+def option_of(name: str) -> str:
+    """Give the command-line option of a settings field (a repeatable one is named in singular)."""
+    return "--bootstrap" if name == "bootstraps" else f"--{name.replace('_', '-')}"
 
 
 def convert(value: Any, hint: Any, where: str) -> Any:

@@ -45,7 +45,7 @@ def check_statement(
     _, configuration = fetch_configuration(gateway_url, network)
     seen: dict[bytes, int] = {}
     for signed in statement.grants:
-        if signed.signer not in configuration.mint_public_keys:
+        if signed.signer not in configuration.grant_public_keys:
             raise GatewayCallError("the statement has a grant that no mint key signed")
         try:
             grant = open_signed(signed, Grant, network, signed.signer)

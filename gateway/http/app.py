@@ -14,6 +14,7 @@ from gateway.http.errors import on_exception, on_gateway_error, on_http_exceptio
 from gateway.http.ledger_courier import LedgerCourier
 from gateway.http.models import ModelEndpoints
 from gateway.http.status import StatusEndpoints
+from gateway.http.usage import UsageEndpoint
 
 CHAT_PATH = "/v1/chat/completions"
 
@@ -49,6 +50,7 @@ def make_app(backend: Backend) -> FrontDoor:
             Route("/v1/models", models.list, methods=["GET"]),
             Route("/v1/models/{name:path}", models.get, methods=["GET"]),
             Route("/v1/account/balance", models.balance, methods=["GET"]),
+            Route("/v1/account/usage", UsageEndpoint(backend).get, methods=["GET"]),
             Route("/healthz", status.health, methods=["GET"]),
             Route("/status/peers", status.peers, methods=["GET"]),
             Route("/status/models", status.models, methods=["GET"]),

@@ -64,6 +64,7 @@ class ChatEndpoint:
                 max_tokens=chat.output_tokens,
                 seed=self._seed(chat),
                 needs_images=chat.has_images(),
+                source=request.client.host if request.client is not None else "",
             )
             pipe = self._backend.submit(job)
         except ClientDisconnect:

@@ -31,12 +31,17 @@ _METHODS = {
     "operation": methods.OPERATION,
     "statement": methods.STATEMENT,
     "earnings": methods.EARNINGS,
+    "account": methods.ACCOUNT,
+    "keys": methods.KEYS,
+    "usage": methods.USAGE,
+    "rcp": methods.RCP,
+    "inclusion": methods.LOG_INCLUSION,
 }
 _STATUS = {"not_authorized": 403, "rate_limited": 429, "ledger_busy": 503, "ledger_storage": 503}
 
 
 class LedgerCourier:
-    """`POST /resultity/v1/ledger/{operation|statement|earnings}`."""
+    """`POST /resultity/v1/ledger/{kind}`, for the kinds in `_METHODS`."""
 
     def __init__(self, backend: Backend) -> None:
         """Carry through this backend."""

@@ -22,6 +22,7 @@ MESSAGES_MAX = 4096
 PARTS_MAX = 1024
 TOOLS_MAX = 128
 STOPS_MAX = 16
+StopString = Annotated[str, Field(min_length=1, max_length=256)]
 LOGIT_BIAS_MAX = 1024
 SEED_MAX = 2**63
 
@@ -177,7 +178,7 @@ class ChatRequest(pydantic.BaseModel):
         ]
         | None
     ) = None
-    stop: str | Annotated[list[str], Field(max_length=STOPS_MAX)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=STOPS_MAX)] | None = None
     seed: Annotated[int, Field(ge=-SEED_MAX, lt=SEED_MAX)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     tools: Annotated[list[Tool], Field(max_length=TOOLS_MAX)] | None = None

@@ -101,6 +101,7 @@ def make_receipt(
     key_pair: KeyPair,
     network: NetworkId,
     job_id: bytes,
+    hold_id: bytes,
     record: KeyRecord,
     request_hash: bytes,
     output_hash: bytes,
@@ -125,5 +126,6 @@ def make_receipt(
         outcome=outcome.value,
         commitment=commitment(salt, bill.receipts),
         at_ms=at_ms,
+        hold_id=hold_id,
     )
     return sign_receipt(key_pair, network, receipt, salt)

@@ -19,6 +19,7 @@ from gateway.peer.keys import Payer
 from gateway.peer.ledger_port import as_client_error
 from gateway.peer.services import Services
 from p2p.errors import P2PError, RefusedError
+from p2p.key_limits import network_of
 from p2p.network_configuration import ApprovedModel, price_terms
 from p2p.signing import Signed
 
@@ -30,9 +31,19 @@ class Funding:
     """A job's payer, its bounds, and its hold."""
 
     def __init__(
-        self, services: Services, job: ChatJob, payer: Payer, model: ApprovedModel, quote: Quote
+        self,
+        services: Services,
+        job: ChatJob,
+        payer: Payer,
+        model: ApprovedModel,
+        quote: Quote,
+        source_network: str,
     ) -> None:
         self.payer = payer
+        self._source_network = source_network
+        self._tokens_taken = services.key_rates.take(
+            payer.record, quote.input_tokens_max + quote.output_tokens_max
+        )
         self.model = model
         self.model_digest = bytes.fromhex(model.digest)
         self.quote = quote
@@ -53,6 +64,11 @@ class Funding:
         """Whether the balance is high enough for the hold to overlap the offer."""
         return self.payer.covers(self.quote.maximum)
 
+    def end(self, tokens_used: int) -> None:
+        """Give back what the job did not use of its key's tokens a minute."""
+        unused, self._tokens_taken = self._tokens_taken - tokens_used, 0
+        self._services.key_rates.give_back(self.payer.record.key_id, unused)
+
     async def take_hold(self) -> None:
         """Hold the job's maximum; the voucher is there afterwards.
 
@@ -70,6 +86,7 @@ class Funding:
                 maximum=quote.maximum,
                 terms=quote.terms,
                 expires_ms=services.clock_ms() + self._lifetime_ms,
+                source_network=self._source_network,
             )
         except P2PError as error:
             refusal = as_client_error(error)
@@ -88,7 +105,8 @@ async def admit(services: Services, job: ChatJob) -> Funding:
     """Say who pays for a job and what it may cost.
 
     Raises: AuthenticationError, ModelUnknownError, NotAllowedError, InvalidRequestError,
-        ContextLengthError, LedgerUnavailableError, StoppingError (no configuration yet).
+        ContextLengthError, RateLimitError, LedgerUnavailableError, StoppingError (no
+        configuration yet).
     """
     payer = services.keys.cached(job.key)
     if payer is None:
@@ -109,5 +127,23 @@ async def admit(services: Services, job: ChatJob) -> Funding:
         )
     if payer.record.models and model.name not in payer.record.models:
         raise NotAllowedError(f"This API key does not allow the model {model.name}.", param="model")
-    terms = price_terms(configuration, model)
-    return Funding(services, job, payer, model, quote_job(model, terms, job.size, job.max_tokens))
+    network = _source_network(payer, job.source)
+    quote = quote_job(model, price_terms(configuration, model), job.size, job.max_tokens)
+    return Funding(services, job, payer, model, quote, network)
+
+
+def _source_network(payer: Payer, address: str) -> str:
+    """The network that the client is in, of those that its key is limited to; empty if it is not.
+
+    Raises: NotAllowedError.
+    """
+    networks = payer.record.limits.networks
+    if not networks:
+        return ""
+    found = network_of(networks, address)
+    if not found:
+        raise NotAllowedError(
+            f"This API key is limited to the source networks {', '.join(networks)}; this request "
+            f"comes from {address or 'an unknown address'}."
+        )
+    return found

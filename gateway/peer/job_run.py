@@ -104,13 +104,18 @@ class JobRun:
             overdue = current.attempt.overdue(now_s) if funding.voucher is not None else None
             if overdue is not None:
                 current.end(Ending.FAILED, overdue, tell=True)
-        if self._job.streaming and now_s - self._acknowledged_s >= DELIVERY_INTERVAL_S:
+        # The first output at once: a gateway that is killed owes what its client has seen.
+        due = not self._acknowledged_tokens or now_s - self._acknowledged_s >= DELIVERY_INTERVAL_S
+        if self._job.streaming and due:
             self._acknowledged_s = now_s
             self._acknowledge_delivered(funding)
 
     def close(self) -> None:
         """Let go of what points back here: a job's memory is free at once, without a collection."""
         self._pipe.stop_listening()
+        if self._funding is not None:
+            input_tokens = next((a.input_tokens for a in self._attempts if a.input_tokens), 0)
+            self._funding.end(input_tokens + len(self._tokens))
         self._dispatches.clear()
 
     # --- the walk -------------------------------------------------------------------------------
@@ -295,6 +300,7 @@ class JobRun:
             key_pair=services.key_pair,
             network=services.network,
             job_id=self._job.job_id,
+            hold_id=funding.hold_id,
             record=funding.payer.record,
             request_hash=self._job.body_hash,
             output_hash=self._output_hash.digest(),
@@ -334,9 +340,9 @@ class JobRun:
         await self._services.settlement.wait_turn()
         if bill.parts and funding.voucher is not None:
             legs = self._acknowledge(bill, final=True)
-            await self._services.settlement.capture(funding.hold_id, legs)
+            await self._services.settlement.capture(funding.hold_id, legs, self._outcome.value)
         elif funding.may_be_held:
-            await self._services.settlement.release(funding.hold_id)
+            await self._services.settlement.release(funding.hold_id, self._outcome.value)
 
     def _acknowledge(self, bill: Bill, *, final: bool) -> tuple[CaptureLeg, ...]:
         """Sign delivery counts for what is billed, and tell the nodes that can be reached."""

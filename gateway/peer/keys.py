@@ -18,14 +18,20 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.errors import AuthenticationError
+from gateway.errors import AuthenticationError, GatewayError, LedgerUnavailableError
 from gateway.limits import (
+    DISBELIEF_CACHE_S,
     GRANTS_CHECK_INTERVAL_S,
     HOLD_OVERLAP_FACTOR,
     KEY_REFUSAL_CACHE_S,
     KEYS_CACHED_MAX,
 )
-from gateway.peer.ledger_port import BAD_KEY_MESSAGE, LedgerPort, as_client_error
+from gateway.peer.ledger_port import (
+    BAD_KEY_MESSAGE,
+    UNBELIEVED_MESSAGE,
+    LedgerPort,
+    as_client_error,
+)
 from p2p.api_keys import ApiKey, same
 from p2p.clock import Clock
 from p2p.errors import P2PError, UntrustedError
@@ -63,6 +69,20 @@ class Payer:
         return self.balance.available >= HOLD_OVERLAP_FACTOR * maximum
 
 
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    until_s: float
+    error: Callable[[], GatewayError]
+
+
+def _bad_key() -> GatewayError:
+    return AuthenticationError(BAD_KEY_MESSAGE)
+
+
+def _unbelieved() -> GatewayError:
+    return LedgerUnavailableError(UNBELIEVED_MESSAGE, retry_after_s=DISBELIEF_CACHE_S)
+
+
 class KeyCache:
     """Checks API keys."""
 
@@ -71,21 +91,25 @@ class KeyCache:
         self._ledger = ledger
         self._now_s = now_s
         self._clock_ms = clock_ms
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._refused: OrderedDict[bytes, float] = OrderedDict()
+        self._entries: OrderedDict[str, tuple[_Entry, ...]] = OrderedDict()
+        self._refused: OrderedDict[bytes, _Refusal] = OrderedDict()
         self._balances: OrderedDict[tuple[str, str], Balance] = OrderedDict()
         self._believed_until: OrderedDict[tuple[AccountId, str], float] = OrderedDict()
 
     def cached(self, key: ApiKey) -> Payer | None:
         """The payer if the key is cached and good now. Raises: AuthenticationError (expired)."""
-        entry = self._entries.get(key.key_id)
-        if entry is None or entry.until_s <= self._now_s():
+        entries = self._entries.get(key.key_id)
+        if entries is None:
             return None
-        if not same(entry.secret_hash, hashlib.sha256(key.secret).digest()):
-            return None
-        if 0 < entry.record.expires_ms <= self._clock_ms():
-            raise AuthenticationError(BAD_KEY_MESSAGE)
-        return Payer(key, entry.record, entry.balance)
+        secret_hash = hashlib.sha256(key.secret).digest()
+        for entry in entries:
+            if same(entry.secret_hash, secret_hash):
+                if entry.until_s <= self._now_s():
+                    return None
+                if 0 < entry.record.expires_ms <= self._clock_ms():
+                    raise AuthenticationError(BAD_KEY_MESSAGE)
+                return Payer(key, entry.record, entry.balance)
+        return None
 
     async def check(self, key: ApiKey) -> Payer:
         """Say who pays. Raises: AuthenticationError, LedgerUnavailableError."""
@@ -93,17 +117,19 @@ class KeyCache:
         if found is not None:
             return found
         digest = hashlib.sha256(key.key_id.encode() + key.secret).digest()
-        if self._refused.get(digest, 0.0) > self._now_s():
-            raise AuthenticationError(BAD_KEY_MESSAGE)
+        refused = self._refused.get(digest)
+        if refused is not None and refused.until_s > self._now_s():
+            raise refused.error()
         try:
             record = await self._ledger.key_lookup(key)
             await self._believe(key, record)
+        except UntrustedError as error:
+            log.error("the books that the bootstrap shows are not acceptable: %s", error)
+            raise self._refuse(digest, _unbelieved, DISBELIEF_CACHE_S) from error
         except P2PError as error:
-            if isinstance(error, UntrustedError):
-                log.error("the books that the bootstrap shows are not acceptable: %s", error)
             refusal = as_client_error(error)
             if isinstance(refusal, AuthenticationError):
-                self._refuse(digest)
+                self._refuse(digest, _bad_key, KEY_REFUSAL_CACHE_S)
             raise refusal from error
         return self._remember(key, record)
 
@@ -126,17 +152,24 @@ class KeyCache:
         """Look this key up again at its next use (the ledger refused something about it)."""
         self._entries.pop(key.key_id, None)
 
-    def _refuse(self, digest: bytes) -> None:
-        self._refused[digest] = self._now_s() + KEY_REFUSAL_CACHE_S
+    def _refuse(
+        self, digest: bytes, error: Callable[[], GatewayError], for_s: float
+    ) -> GatewayError:
+        """Remember a refusal for a while; gives the error to raise."""
+        self._refused[digest] = _Refusal(self._now_s() + for_s, error)
         if len(self._refused) > KEYS_CACHED_MAX:
             self._refused.popitem(last=False)
+        return error()
 
     def _remember(self, key: ApiKey, record: KeyRecord) -> Payer:
         balance = self._balances.setdefault((record.account_id, record.namespace), Balance())
         balance.available = record.available
         until_s = self._now_s() + max(0.0, min(record.cache_s, 3600.0))
         secret_hash = hashlib.sha256(key.secret).digest()
-        self._entries[key.key_id] = _Entry(secret_hash, record, until_s, balance)
+        entry = _Entry(secret_hash, record, until_s, balance)
+        # A key that is being rotated has two secrets for a while.
+        others = [e for e in self._entries.get(key.key_id, ()) if e.secret_hash != secret_hash]
+        self._entries[key.key_id] = (entry, *others[:1])
         self._entries.move_to_end(key.key_id)
         if len(self._entries) > KEYS_CACHED_MAX:
             self._entries.popitem(last=False)

@@ -27,14 +27,28 @@ from p2p.ledger_messages import HoldResult, KeyRecord, Statement, TransferResult
 from p2p.prices import PriceTerms
 from p2p.signing import Signed
 from p2p.types import AccountId
+from p2p.usage_messages import UsageReport, UsageRow
 
 BAD_KEY_MESSAGE = (
     "Incorrect API key provided. Keys have the form rk_<id>_<secret>; pass yours as "
     "`Authorization: Bearer <key>`."
 )
 _KEY_CODES = {"key_unknown", "key_proof", "key_revoked", "key_expired"}
-PASSING_CODES = {"ledger_busy", "ledger_storage", "internal", "unavailable", "rate_limited"}
-"""Refusals that say nothing about the request: the same request may succeed later."""
+PASSING_CODES = {
+    "internal",
+    "ledger_busy",
+    "ledger_storage",
+    "not_entitled",
+    "rate_limited",
+    "terms",
+    "unavailable",
+}
+"""Refusals that say nothing about the request: the same request may succeed later (a bootstrap that
+is busy, a certificate that is being renewed, a configuration that has not reached everybody)."""
+UNBELIEVED_MESSAGE = (
+    "The credit of this account cannot be verified: the network's ledger shows grants that no mint "
+    "key signed. Nothing was charged; tell the network's operator."
+)
 
 
 class LedgerPort(Protocol):
@@ -49,6 +63,7 @@ class LedgerPort(Protocol):
         maximum: int,
         terms: PriceTerms,
         expires_ms: int,
+        source_network: str = "",
     ) -> HoldResult:
         """Hold a job's maximum; proves possession of the key."""
         ...
@@ -57,8 +72,8 @@ class LedgerPort(Protocol):
         """Settle a hold by a signed CaptureRequest (idempotent by its ID)."""
         ...
 
-    async def release(self, hold_id: bytes) -> TransferResult:
-        """Give a whole hold back."""
+    async def release(self, hold_id: bytes, outcome: str = "") -> TransferResult:
+        """Give a whole hold back; `outcome` says how the job ended, for the payer's statistics."""
         ...
 
     async def key_lookup(self, key: ApiKey) -> KeyRecord:
@@ -67,6 +82,12 @@ class LedgerPort(Protocol):
 
     async def statement(self, key: ApiKey, account_id: AccountId, namespace: str) -> Statement:
         """Ask for a namespace's balance; proves possession of one of its keys."""
+        ...
+
+    async def usage(
+        self, key: ApiKey, record: KeyRecord, first_day: int, last_day: int, after: UsageRow | None
+    ) -> UsageReport:
+        """Ask for one page of an API key's own usage."""
         ...
 
 
@@ -83,8 +104,10 @@ def as_client_error(error: P2PError) -> GatewayError:
         return InsufficientQuotaError(
             f"You exceeded your current quota: {error}. Lower max_tokens or add credit."
         )
-    if error.code == "key_cap":
-        return InsufficientQuotaError(f"This API key's own limit is reached: {error}.")
+    if error.code in ("key_cap", "key_day_cap"):
+        return InsufficientQuotaError(
+            f"This API key's own limit is reached: {error}.", retry_after_s=error.retry_after_s
+        )
     if error.code == "key_not_allowed":
         return NotAllowedError(str(error))
     return InternalError(f"the ledger refused the hold: {error.code}")
@@ -110,6 +133,7 @@ class RemoteLedger:
         maximum: int,
         terms: PriceTerms,
         expires_ms: int,
+        source_network: str = "",
     ) -> HoldResult:
         """As `LedgerPort.hold`."""
         return await self._client.hold(
@@ -120,6 +144,7 @@ class RemoteLedger:
             maximum=maximum,
             terms=terms,
             expires_ms=expires_ms,
+            source_network=source_network,
         )
 
     async def capture(self, signed: Signed) -> TransferResult:
@@ -127,9 +152,11 @@ class RemoteLedger:
         answer = await self._call(methods.CAPTURE, encode_message(signed))
         return decode_message(answer, TransferResult)
 
-    async def release(self, hold_id: bytes) -> TransferResult:
+    async def release(self, hold_id: bytes, outcome: str = "") -> TransferResult:
         """As `LedgerPort.release`."""
-        return await self._client.release(release_id=secrets.token_bytes(16), hold_id=hold_id)
+        return await self._client.release(
+            release_id=secrets.token_bytes(16), hold_id=hold_id, outcome=outcome
+        )
 
     async def key_lookup(self, key: ApiKey) -> KeyRecord:
         """As `LedgerPort.key_lookup`."""
@@ -143,4 +170,18 @@ class RemoteLedger:
             mint_keys=self._mint_keys(),
             key_id=key.key_id,
             hold_key=key.hold_key(),
+        )
+
+    async def usage(
+        self, key: ApiKey, record: KeyRecord, first_day: int, last_day: int, after: UsageRow | None
+    ) -> UsageReport:
+        """As `LedgerPort.usage`."""
+        return await self._client.usage(
+            record.account_id,
+            record.namespace,
+            first_day,
+            last_day,
+            key_id=key.key_id,
+            hold_key=key.hold_key(),
+            after=after,
         )

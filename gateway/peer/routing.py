@@ -126,12 +126,12 @@ def _removal(
         return "no_certificate"
     if candidate.context_tokens <= wanted.output_tokens_asked:
         return "context"
-    if wanted.needs_images and not candidate.takes_images:
-        return "images"
     if candidate.draining:
         return "draining"
     if not candidate.connected:
         return "no_session"
+    if wanted.needs_images and not candidate.takes_images:
+        return "images"
     return None if candidate.accepting else "not_accepting"
 
 

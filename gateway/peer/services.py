@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gateway.peer.key_rates import KeyRates
 from gateway.peer.keys import KeyCache
 from gateway.peer.ledger_port import LedgerPort
 from gateway.peer.registry import Registry
@@ -31,6 +32,7 @@ class Services:
     network: NetworkId
     configuration: ConfigurationBook
     keys: KeyCache
+    key_rates: KeyRates
     ledger: LedgerPort
     registry: Registry
     sessions: Sessions

@@ -22,6 +22,7 @@ from gateway.limits import (
 )
 from gateway.peer.journal import SettlementJournal
 from gateway.peer.ledger_port import PASSING_CODES, LedgerPort
+from ledger.usage import FAILED
 from p2p.clock import Clock
 from p2p.errors import P2PError, RefusedError
 from p2p.ledger_messages import CaptureLeg, CaptureRequest
@@ -80,18 +81,23 @@ class Settlement:
 
     def journal_running(self, hold_id: bytes, legs: Sequence[CaptureLeg]) -> None:
         """Note what would be captured if the gateway ended now."""
-        self._journal.owe(hold_id, self._request(hold_id, legs))
+        # Who is there at the next start did not see the answer to its end.
+        self._journal.owe(hold_id, self._request(hold_id, legs, FAILED))
 
-    async def capture(self, hold_id: bytes, legs: Sequence[CaptureLeg]) -> None:
-        """Settle a hold by these legs; returns when the ledger answered, or leaves it to `run`."""
-        signed = self._request(hold_id, legs)
+    async def capture(self, hold_id: bytes, legs: Sequence[CaptureLeg], outcome: str = "") -> None:
+        """Settle a hold by these legs; returns when the ledger answered, or leaves it to `run`.
+
+        Args:
+            outcome: how the job ended (`ledger.usage.OUTCOMES`), for the payer's statistics.
+        """
+        signed = self._request(hold_id, legs, outcome)
         self._journal.owe(hold_id, signed)
         if not await self._try(hold_id, signed):
             self._later(hold_id, signed)
 
-    async def release(self, hold_id: bytes) -> None:
+    async def release(self, hold_id: bytes, outcome: str = "") -> None:
         """Give a whole hold back; returns when the ledger answered, or leaves it to `run`."""
-        if not await self._try(hold_id, None):
+        if not await self._try(hold_id, None, outcome):
             self._later(hold_id, None)
 
     async def wait_turn(self) -> None:
@@ -150,11 +156,11 @@ class Settlement:
         self._waiting[hold_id] = signed
         self._wake.set()
 
-    async def _try(self, hold_id: bytes, signed: Signed | None) -> bool:
+    async def _try(self, hold_id: bytes, signed: Signed | None, outcome: str = "") -> bool:
         """Send once. Returns: whether the ledger has given its last word."""
         try:
             if signed is None:
-                await self._ledger.release(hold_id)
+                await self._ledger.release(hold_id, outcome)
             else:
                 await self._ledger.capture(signed)
         except RefusedError as error:
@@ -169,11 +175,12 @@ class Settlement:
         self._journal.settled(hold_id)
         return True
 
-    def _request(self, hold_id: bytes, legs: Sequence[CaptureLeg]) -> Signed:
+    def _request(self, hold_id: bytes, legs: Sequence[CaptureLeg], outcome: str) -> Signed:
         request = CaptureRequest(
             capture_id=self._random_bytes(16),
             hold_id=hold_id,
             legs=tuple(legs),
             issued_ms=self._clock_ms(),
+            outcome=outcome,
         )
         return self._key_pair.sign(self._network, request)

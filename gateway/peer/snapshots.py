@@ -36,6 +36,7 @@ class Snapshots:
         self._bootstrap = bootstrap
         self._certificate_of = certificate_of
         self._started_ms = services.clock_ms()
+        self._was_ready = False
 
     def _configuration(self) -> NetworkConfiguration | None:
         book = self._services.configuration
@@ -45,8 +46,10 @@ class Snapshots:
         """Whether this gateway can serve."""
         connected = self._bootstrap() is not None
         ready = connected and self._services.configuration.known
+        self._was_ready = self._was_ready or ready
+        trouble = "no_bootstrap" if self._was_ready else "starting"
         return {
-            "status": "ok" if ready else "starting",
+            "status": "ok" if ready else trouble,
             "network": self._services.network,
             "bootstrap_connected": connected,
             "nodes": self._services.registry.connected_count(),

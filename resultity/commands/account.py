@@ -1,4 +1,4 @@
-"""Owns `account create|register|show|balance`."""
+"""Owns `account create|register|balance|earnings` and the group `account key`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import click
 
 from p2p.account_file import AccountKeys, load_account, load_or_create_account
 from p2p.clock import system_clock_ms
-from p2p.ledger_messages import Statement
+from p2p.ledger_messages import EarningsStatement, Statement
 from p2p.types import NetworkId
-from resultity.accounts import opening, show_credits, statement_request
+from resultity.accounts import earnings_request, opening, show_credits, statement_request
+from resultity.commands.account_key import key
 from resultity.courier import Courier
 from resultity.errors import DataFolderError, GatewayCallError
 from resultity.http_json import gateway_root, get_json
 from resultity.role_process import reported_errors
 from resultity.statements import check_statement
-from resultity.targets import find_gateway, find_network, find_target
+from resultity.targets import find_gateway, find_network, find_target, local_folders
 
 PATH = click.Path(path_type=Path)
 EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -27,7 +28,10 @@ DATA_DIR = click.option("--data-dir", type=PATH, help="Of the local network.")
 
 @click.group()
 def account() -> None:
-    """Open accounts, see balances."""
+    """Open accounts, keep their keys, see balances and earnings."""
+
+
+account.add_command(key)
 
 
 @account.command("create")
@@ -114,6 +118,50 @@ def balance(
             url = f"{gateway_root(target.base_url)}/v1/account/balance"
             amounts = get_json(url, api_key=target.api_key)
         print_balance(amounts, as_json=as_json)
+
+
+@account.command("earnings")
+@click.option("--account-file", type=EXISTING, help="Default: the local network's operator.")
+@click.option("--network", "network_id", help="Default: the local network's ID.")
+@click.option("--gateway", help="Default: the local network's.")
+@click.option("--json", "as_json", is_flag=True)
+@DATA_DIR
+def earnings(
+    account_file: Path | None,
+    network_id: str | None,
+    gateway: str | None,
+    as_json: bool,
+    data_dir: Path | None,
+) -> None:
+    """Show what an account's nodes and gateways earned, matured and not yet matured."""
+    with reported_errors():
+        network = find_network(network_id, data_dir)
+        keys = load_account(account_file or local_folders(data_dir).operator_account, network)
+        request = earnings_request(keys, network, system_clock_ms())
+        courier = Courier(find_gateway(gateway, data_dir))
+        found = courier.send("earnings", request, EarningsStatement)
+        amounts = {
+            "earned_microcredits": found.earned,
+            "earned_unmatured_microcredits": found.unmatured_earned,
+            "fees_microcredits": found.fees,
+            "fees_unmatured_microcredits": found.unmatured_fees,
+            "legs": found.legs,
+            "mature_after_s": found.mature_after_s,
+        }
+        if as_json:
+            click.echo(json.dumps({"account_id": keys.account_id, **amounts}))
+            return
+        click.echo(f"{'':<10}{'matured':>18}{'not yet matured':>18}")
+        for name, total, unmatured in (
+            ("nodes", found.earned, found.unmatured_earned),
+            ("gateways", found.fees, found.unmatured_fees),
+        ):
+            matured = show_credits(total - unmatured)
+            click.echo(f"{name:<10}{matured:>18}{show_credits(unmatured):>18} credits")
+        click.echo(
+            f"{found.legs} attempts were paid; earnings mature after "
+            f"{found.mature_after_s / 86_400:g} days"
+        )
 
 
 def print_balance(amounts: Mapping[str, object], *, as_json: bool) -> None:

@@ -14,7 +14,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from resultity.accounts import show_credits
-from resultity.errors import DataFolderError, ProcessError
+from resultity.errors import DataFolderError, GatewayCallError, ProcessError
 from resultity.folder_lock import is_locked
 from resultity.http_json import gateway_root, get_json
 from resultity.local.folders import LocalFolders
@@ -80,11 +80,15 @@ async def _detached(network: LocalNetwork) -> None:
 
 async def _wait_for_other_start(network: LocalNetwork) -> None:
     """Another `up` may be starting, or restarting what died: let it finish."""
+    said = False
     with trio.move_on_after(START_TIMEOUT_S):
         while is_locked(network.folders.run, LOCK):
             network.state = read_state(network.folders)
             if _complete(network):
                 return
+            if not said:
+                click.echo("another `up` is starting or repairing this network: waiting", err=True)
+                said = True
             await trio.sleep(POLL_INTERVAL_S)
 
 
@@ -95,7 +99,7 @@ def _complete(network: LocalNetwork) -> bool:
         return False
     try:
         health = get_json(f"{gateway_root(network.base_url)}/healthz", timeout_s=2.0)
-    except ProcessError:
+    except (ProcessError, GatewayCallError):
         return False
     return bool(health["nodes"] >= len(network.node_names))
 

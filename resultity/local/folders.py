@@ -105,6 +105,11 @@ class LocalFolders:
             reason = os.strerror(error.errno or 0)
             raise DataFolderError(f"cannot read {self.api_key_path}: {reason}") from error
 
+    def replace_api_key(self, key_id: str, text: str) -> None:
+        """Keep an API key's new secret, if it is the key that is kept here."""
+        if self.api_key_path.exists() and self.read_api_key().startswith(f"rk_{key_id}_"):
+            self.write_api_key(text)
+
     def write_api_key(self, text: str) -> None:
         """Keep the API key for the next start."""
         write_atomically(self.api_key_path, text.encode() + b"\n", API_KEY_FILE_MODE)

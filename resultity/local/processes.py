@@ -94,7 +94,8 @@ def log_tail(folders: LocalFolders, name: str) -> str:
     if errors:
         return errors[-1]
     lines = stderr or _last_lines(folders.log_file(name))
-    text = " / ".join(lines[-LOG_TAIL_LINES:]) or "it logged nothing"
+    different = list(dict.fromkeys(line.partition(" ")[2] for line in lines))
+    text = " / ".join(different[-LOG_TAIL_LINES:]) or "it logged nothing"
     return f"{text} (log: {folders.log_file(name)})"
 
 

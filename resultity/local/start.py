@@ -249,6 +249,7 @@ class LocalNetwork:
                 raise ProcessError(f"{record.name} died: {log_tail(self.folders, record.name)}")
 
     async def _retrying(self, call: Callable[[], None]) -> None:
+        last = GatewayCallError("the gateway did not answer in time")
         with trio.move_on_after(SERVING_TIMEOUT_S):
             while True:
                 try:

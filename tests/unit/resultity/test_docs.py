@@ -22,14 +22,18 @@ ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 MESSAGE_MODULES = (
+    "p2p.account_messages",
     "p2p.admission",
     "p2p.adverts",
     "p2p.calls",
     "p2p.certificates",
     "p2p.job_messages",
+    "p2p.key_limits",
     "p2p.ledger_messages",
     "p2p.link",
+    "p2p.log_messages",
     "p2p.membership",
+    "p2p.usage_messages",
     "node.runtime_messages",
 )
 ROW = re.compile(r"^\| (\d+) \| `(\w+)` \| (?:`([\w-]+)`)? ?\| (.*) ?\|$", re.MULTILINE)
