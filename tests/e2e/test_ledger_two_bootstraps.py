@@ -47,11 +47,19 @@ from tests.fakes.ledger_world import (
     key_pair,
 )
 from tests.fakes.local_network import HANG_S, REPOSITORY, eventually, resultity_command
+from tests.fakes.networks import process_free_of_networks
 
 pytestmark = pytest.mark.e2e
-KILLS = 100 if os.environ.get("RESULTITY_SOAK") == "1" else 3
-JOBS = 60
+KILLS = 100 if os.environ.get("RESULTITY_SOAK") == "1" else 2
+JOBS = 40
 MAXIMUM, CHARGE, GRANTED = 100, 50, 1_000_000
+
+
+@pytest.fixture(autouse=True)
+def own_network() -> Iterator[None]:
+    """The client here is a libp2p peer in this process, of another network than other tests'."""
+    with process_free_of_networks():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
 import trio
@@ -167,3 +167,28 @@ async def receive_exactly(stream: Stream, size_bytes: int) -> bytes:
             break
         data += chunk
     return bytes(data)
+
+
+@contextmanager
+def process_free_of_networks() -> Iterator[None]:
+    """Let this process serve another network than the tests before and after (none may be open).
+
+    A real process serves one network for life: names are bound in py-libp2p's modules. Only a test
+    run, where many networks follow each other, takes them back.
+    """
+    _unbind()
+    try:
+        yield
+    finally:
+        _unbind()
+
+
+def _unbind() -> None:
+    from p2p.libp2p_adapter import isolation
+
+    for network_id in isolation._serving:
+        names = isolation.Names(network_id)
+        kad, gossip = isolation._KAD_MODULES, isolation._GOSSIP_MODULES
+        isolation._rebind("libp2p.kad_dht", kad, names.directory, "/ipfs/kad/1.0.0")
+        isolation._rebind("libp2p.pubsub", gossip, names.gossip, "/meshsub/1.1.0")
+    isolation._serving.clear()
