@@ -82,6 +82,22 @@ def hold_mac(
     return hmac.digest(hold_key, body, hashlib.sha256)
 
 
+def lease_mac(
+    hold_key: bytes,
+    network: NetworkId,
+    gateway_id: PeerId,
+    lease_id: bytes,
+    amount: int,
+    expires_ms: int,
+) -> bytes:
+    """The MAC that binds a lease to the key, the gateway, the amount and the expiry (32 bytes)."""
+    body = b"\0".join(
+        [b"lease", network.encode(), gateway_id.encode(), lease_id.hex().encode()]
+        + [str(amount).encode(), str(expires_ms).encode()]
+    )
+    return hmac.digest(hold_key, body, hashlib.sha256)
+
+
 def lookup_mac(
     hold_key: bytes, network: NetworkId, gateway_id: PeerId, nonce: bytes, issued_ms: int
 ) -> bytes:

@@ -18,6 +18,9 @@ MODELS_PER_NODE_MAX = 32
 CERTIFICATES_MAX = 3
 OUTPUT_TOKENS_PER_MESSAGE_MAX = 4096
 LEGS_PER_CAPTURE_MAX = 8
+CAPTURES_PER_BATCH_MAX = 32
+"""A capture of one leg is about 1.2 kB; 32 of 8 legs still fit one frame."""
+NOTICE_MARKS_MAX = 256
 TOKENS_MAX = 10_000_000
 """No model has a context near this; keeps every product of tokens and prices within 63 bits."""
 PRICE_MICROCREDITS_MAX = 10**12

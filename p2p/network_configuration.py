@@ -77,6 +77,9 @@ class Limits(_Frozen):
 
     `grant_microcredits_per_mint_key_and_day_max`: all grants that one mint key makes on one UTC
     day. `earnings_mature_after_s`: until then a correction may take earnings back.
+    `lease_usable_s`: how long a lease takes new jobs (0: the network has no leases); it lives
+    `hold_lifetime_s_max` longer, so that those jobs can be settled. A gateway that is cut off can
+    use a revoked key for as long. `lease_microcredits_max`: the most that one lease sets aside.
     """
 
     hold_lifetime_s_max: Annotated[int, pydantic.Field(ge=10, le=86_400)] = 900
@@ -93,6 +96,10 @@ class Limits(_Frozen):
         ),
     ] = 10**12
     earnings_mature_after_s: Annotated[int, pydantic.Field(ge=0, le=365 * 86_400)] = 7 * 86_400
+    lease_usable_s: Annotated[int, pydantic.Field(ge=0, le=86_400)] = 300
+    lease_microcredits_max: Annotated[int, pydantic.Field(ge=0, le=AMOUNT_MICROCREDITS_MAX)] = (
+        10 * 10**6
+    )
 
     @pydantic.model_validator(mode="after")
     def _holds_outlive_jobs(self) -> Limits:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sqlalchemy import Connection, delete, insert, select, text
+from sqlalchemy import Connection, delete, select, text
 
 from ledger.store.integrity import explain
 from ledger.store.tables import META, TRANSFERS
@@ -97,9 +97,17 @@ def next_point(connection: Connection, now_ms: int) -> int:
 
 def remember_point(connection: Connection, number: int | None) -> None:
     """Write down the verified point; None: this database is not verified."""
-    connection.execute(delete(META).where(META.c.name == _POINT))
-    if number is not None:
-        connection.execute(insert(META), [{"name": _POINT, "value": str(number)}])
+    if number is None:
+        connection.execute(delete(META).where(META.c.name == _POINT))
+        return
+    # Several bootstraps may be checking one database at the same moment.
+    connection.execute(
+        text(
+            "INSERT INTO ledger_meta (name, value) VALUES (:name, :value) "
+            "ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+        ),
+        {"name": _POINT, "value": str(number)},
+    )
 
 
 def check_tail(connection: Connection, after: int) -> None:
