@@ -70,6 +70,7 @@ class Done:
     input_tokens: int
     output_tokens: int
     note: ReceiptNote
+    cached_input_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

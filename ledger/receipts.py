@@ -19,7 +19,7 @@ from ledger.errors import ChargeError, ReceiptError
 from ledger.operations import Leg
 from ledger.records import Hold
 from p2p.limits import CLOCK_SKEW_MS_MAX
-from p2p.prices import PriceTerms, Split, charge, split_charge
+from p2p.prices import PriceTerms, Split, charge, exact_price, split_charge
 
 COMPLETE_REASONS = ("stop", "length")
 """Finish reasons of a complete answer: with them, input is chargeable even if no token came out."""
@@ -49,7 +49,8 @@ def settle(hold: Hold, legs: Sequence[Leg], now_ms: int) -> Settlement:
     _check_together(legs)
     input_tokens = sum(leg.delivery.input_tokens for leg in legs)
     output_tokens = sum(leg.delivery.output_tokens for leg in legs)
-    total = charge(hold.terms, input_tokens, output_tokens)
+    cached_tokens = sum(leg.delivery.cached_input_tokens for leg in legs)
+    total = charge(hold.terms, input_tokens, output_tokens, cached_tokens)
     if total > hold.maximum:
         raise ChargeError(total, hold.maximum)
     weights = tuple(_weight(hold.terms, leg) for leg in legs)
@@ -57,9 +58,9 @@ def settle(hold: Hold, legs: Sequence[Leg], now_ms: int) -> Settlement:
 
 
 def _weight(terms: PriceTerms, leg: Leg) -> int:
-    return (
-        terms.input_microcredits_per_million_tokens * leg.delivery.input_tokens
-        + terms.output_microcredits_per_million_tokens * leg.delivery.output_tokens
+    delivery = leg.delivery
+    return exact_price(
+        terms, delivery.input_tokens, delivery.output_tokens, delivery.cached_input_tokens
     )
 
 
@@ -92,6 +93,13 @@ def _check_counts(leg: Leg, now_ms: int) -> None:
         raise ReceiptError(
             f"{delivery.input_tokens} input tokens are counted, "
             f"the node signed {receipt.input_tokens}"
+        )
+    # What the node says was cached is what the consumer pays less for: no more, and no less.
+    cached_tokens = receipt.cached_input_tokens if delivery.input_tokens else 0
+    if delivery.cached_input_tokens != min(cached_tokens, delivery.input_tokens):
+        raise ReceiptError(
+            f"{delivery.cached_input_tokens} input tokens are counted as cached, "
+            f"the node signed {receipt.cached_input_tokens}"
         )
     if receipt.at_ms < receipt.started_ms:
         raise ReceiptError("a receipt ends before it starts")

@@ -38,6 +38,9 @@ CONTEXT_TOKENS_DEFAULT = 8192
 CONTEXT_TOKENS_MAX = 1 << 20
 REPRODUCIBLE_UBATCH_TOKENS = 32
 """From 64 rows a ubatch takes another attention kernel whose sums differ (measured on CPU)."""
+CACHE_REUSE_TOKENS_MIN = 16
+"""A shorter common beginning (usually only the template's) is not worth losing the best slot."""
+CACHE_SCOPE_BYTES = 16
 PREFILL_TOKENS_PER_STEP_MAX = 128
 """Prompt tokens in one step: a longer chunk would stall the sequences that are generating."""
 

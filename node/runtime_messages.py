@@ -9,6 +9,7 @@ be hostile.
       Prepare(n, request)   ───────────────▶   validate, render, tokenise; no model time is used yet
                             ◀───────────────   Prepared(n, exact input count) | Rejected(n, code)
       Start(n)              ───────────────▶   the sequence joins the running batch at the next step
+                            ◀───────────────   Cached(n, input tokens), if there are any
                             ◀───────────────   Step(every sequence's new tokens) ...
       Cancel(n)             ───────────────▶   at any time, also before Start and after the end
                             ◀───────────────   Ended(n, outcome): once for each started job
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from node.limits import (
+    CACHE_SCOPE_BYTES,
     CONTEXT_TOKENS_MAX,
     RESUME_TOKENS_MAX,
     RUNTIME_JOBS_MAX,
@@ -49,7 +51,7 @@ Count = Annotated[int, Range(0, 2**53)]
 OUTCOMES = ("stop", "length", "cancelled", "failed")
 
 
-@message(90)
+@message(210)
 @dataclass(frozen=True, slots=True)
 class Ready(Message):
     """The model is loaded. `reproducible`: output does not depend on what else is in the batch."""
@@ -63,7 +65,7 @@ class Ready(Message):
     reproducible: bool
 
 
-@message(91)
+@message(211)
 @dataclass(frozen=True, slots=True)
 class StartFailed(Message):
     """The runtime cannot serve this model; it exits after this message."""
@@ -71,19 +73,23 @@ class StartFailed(Message):
     reason: ShortText
 
 
-@message(92)
+@message(212)
 @dataclass(frozen=True, slots=True)
 class Prepare(Message):
-    """Check a request and count its input. `output_tokens_max` includes the resumed tokens."""
+    """Check a request and count its input. `output_tokens_max` includes the resumed tokens.
+
+    `cache_scope`: among jobs of one scope the cache of a prompt's beginning is used again.
+    """
 
     number: JobNumber
     request: Annotated[bytes, Limit(REQUEST_BYTES_MAX)]
     output_tokens_max: Tokens
     seed: Annotated[int, Range(0, 2**32 - 1)]
     resume_tokens: Annotated[tuple[TokenId, ...], Limit(RESUME_TOKENS_MAX)] = ()
+    cache_scope: Annotated[bytes, Limit(CACHE_SCOPE_BYTES)] = b""
 
 
-@message(93)
+@message(213)
 @dataclass(frozen=True, slots=True)
 class Prepared(Message):
     """The request can run: its exact input, and the output bound that the context leaves."""
@@ -93,7 +99,7 @@ class Prepared(Message):
     output_tokens_max: Tokens
 
 
-@message(94)
+@message(214)
 @dataclass(frozen=True, slots=True)
 class Rejected(Message):
     """The request cannot run, and why (codes as in `p2p.job_messages.REFUSALS`)."""
@@ -105,7 +111,7 @@ class Rejected(Message):
     context_tokens: Tokens = 0
 
 
-@message(95)
+@message(215)
 @dataclass(frozen=True, slots=True)
 class Start(Message):
     """Run a prepared job."""
@@ -113,7 +119,7 @@ class Start(Message):
     number: JobNumber
 
 
-@message(96)
+@message(216)
 @dataclass(frozen=True, slots=True)
 class Cancel(Message):
     """Stop a job, or forget a prepared one. Unknown numbers are ignored."""
@@ -121,7 +127,7 @@ class Cancel(Message):
     number: JobNumber
 
 
-@message(97)
+@message(217)
 @dataclass(frozen=True, slots=True)
 class StepItem(Message):
     """What one sequence got in one step. Text may lag behind the tokens (see `text_stream`)."""
@@ -131,7 +137,7 @@ class StepItem(Message):
     text: Annotated[str, Limit(FRAME_BYTES_MAX)]
 
 
-@message(98)
+@message(218)
 @dataclass(frozen=True, slots=True)
 class Step(Message):
     """The output of one step of the engine, of all sequences together."""
@@ -139,7 +145,7 @@ class Step(Message):
     items: Annotated[tuple[StepItem, ...], Limit(RUNTIME_JOBS_MAX)]
 
 
-@message(99)
+@message(219)
 @dataclass(frozen=True, slots=True)
 class Ended(Message):
     """A started job is over. `outcome`: stop, length, cancelled or failed."""
@@ -149,7 +155,7 @@ class Ended(Message):
     detail: ShortText
 
 
-@message(100)
+@message(220)
 @dataclass(frozen=True, slots=True)
 class Ping(Message):
     """Asks the engine's thread for a sign of life."""
@@ -157,7 +163,7 @@ class Ping(Message):
     number: Count
 
 
-@message(101)
+@message(221)
 @dataclass(frozen=True, slots=True)
 class Pong(Message):
     """The answer to `Ping`, given between two steps."""
@@ -165,7 +171,7 @@ class Pong(Message):
     number: Count
 
 
-@message(102)
+@message(222)
 @dataclass(frozen=True, slots=True)
 class Stats(Message):
     """The engine's counters since it started.
@@ -180,6 +186,16 @@ class Stats(Message):
     steps: Count
     prefill_tokens: Count
     output_tokens: Count
+    cached_tokens: Count = 0
+
+
+@message(223)
+@dataclass(frozen=True, slots=True)
+class Cached(Message):
+    """A job begins with so much of its input in the cache; comes before its first output."""
+
+    number: JobNumber
+    input_tokens: Tokens
 
 
 RuntimeFacts = Ready

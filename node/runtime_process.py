@@ -40,6 +40,7 @@ from node.limits import (
 from node.runtime_child import Outbox, RuntimeChild
 from node.runtime_command import default_thread_count, runtime_command
 from node.runtime_messages import (
+    Cached,
     Cancel,
     Ended,
     Ping,
@@ -73,6 +74,10 @@ class JobSink(Protocol):
 
     Called from the reading task: cheap, never blocking, never raising.
     """
+
+    def on_cached(self, input_tokens: int) -> None:
+        """So many of the input tokens are in the cache; called before any output, if at all."""
+        ...
 
     def on_output(self, token_ids: tuple[int, ...], text: str) -> None:
         """New tokens and new text; either may be empty, never both."""
@@ -174,6 +179,7 @@ class RuntimeProcess:
         output_tokens_max: int,
         seed: int,
         resume_tokens: tuple[int, ...] = (),
+        cache_scope: bytes = b"",
     ) -> PreparedJob:
         """Check a request and count its input, without using the model.
 
@@ -187,7 +193,9 @@ class RuntimeProcess:
         number = self._number_next
         self._number_next += 1
         job = self._jobs[number] = _Job()
-        self._outbox.put(Prepare(number, request, output_tokens_max, seed, resume_tokens))
+        self._outbox.put(
+            Prepare(number, request, output_tokens_max, seed, resume_tokens, cache_scope)
+        )
         try:
             with trio.fail_after(self._times.prepare_timeout_s):
                 await job.answered.wait()
@@ -357,6 +365,10 @@ class RuntimeProcess:
                 job = self._jobs.get(item.number)
                 if job is not None and job.sink is not None:
                     job.sink.on_output(item.token_ids, item.text)
+        elif isinstance(message, Cached):
+            job = self._jobs.get(message.number)
+            if job is not None and job.sink is not None:
+                job.sink.on_cached(message.input_tokens)
         elif isinstance(message, Ended):
             job = self._jobs.pop(message.number, None)
             if job is not None and job.sink is not None:

@@ -27,6 +27,9 @@ class SelfTestAnswer:
     detail: str = ""
     ended: trio.Event = field(default_factory=trio.Event)
 
+    def on_cached(self, input_tokens: int) -> None:
+        """Nothing is cached for a job without a scope."""
+
     def on_output(self, token_ids: tuple[int, ...], text: str) -> None:
         """Count new tokens."""
         self.tokens += len(token_ids)

@@ -33,6 +33,9 @@ class Message:
 
     __slots__ = ()
     NUMBER: ClassVar[int]
+    TRIMMED: ClassVar[int] = 0
+    """So many fields at the end, added later, are not sent while they have their defaults: what an
+    older program encoded is still encoded like that."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -187,7 +190,20 @@ def _make_encoder(cls: type[Message]) -> Callable[[Any], list[Any]]:
             items[place] = pack(items[place])
         return items
 
-    return encode
+    if not cls.TRIMMED:
+        return encode
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    defaults = [field.default for field in fields[-cls.TRIMMED :]]
+
+    def encode_trimmed(value: Any) -> list[Any]:
+        items = encode(value)
+        for default in reversed(defaults):
+            if items[-1] != default:
+                break
+            items.pop()
+        return items
+
+    return encode_trimmed
 
 
 def _holds_messages(hint: Any) -> bool:

@@ -49,6 +49,7 @@ Amount = Annotated[int, Range(0, AMOUNT_MICROCREDITS_MAX)]
 JobNumber = Annotated[int, Range(0, 2**53)]
 TokenId = Annotated[int, Range(0, 2**32 - 1)]
 """Four bytes in the output hash."""
+CacheScope = Annotated[bytes, Limit(16)]
 TokenIds = Annotated[tuple[TokenId, ...], Limit(OUTPUT_TOKENS_PER_MESSAGE_MAX)]
 
 
@@ -60,6 +61,8 @@ class Offer(Document):
     `request` is the JSON of the chat request (see docs/reference/protocol.md), `request_hash` its
     SHA-256. `maximum` is the whole job's hold. Times in milliseconds since 1970. `resume_tokens`:
     the output that another node already produced; it is replayed, not emitted, and not paid again.
+    `cache_scope`: requests of one scope may share the cache of their prompts' beginnings; the
+    gateway makes it from the paying account by a secret of its own. Empty: nothing is shared.
     """
 
     PURPOSE: ClassVar[str] = "offer"
@@ -79,6 +82,7 @@ class Offer(Document):
     deadline_ms: int
     seed: Annotated[int, Range(0, 2**32 - 1)]
     resume_tokens: Annotated[tuple[TokenId, ...], Limit(65_536)] = ()
+    cache_scope: CacheScope = b""
 
 
 @message(31)
@@ -100,7 +104,8 @@ class NodeReceipt(Document):
     """What the node did so far (`final` false) or in all (signed by the node).
 
     `output_hash` is the running hash of all output of this attempt (`next_output_hash`);
-    `output_tokens` counts this attempt's own tokens, not the resumed ones.
+    `output_tokens` counts this attempt's own tokens, not the resumed ones. `cached_input_tokens` of
+    the `input_tokens` were in the node's cache.
     """
 
     PURPOSE: ClassVar[str] = "node-receipt"
@@ -120,6 +125,7 @@ class NodeReceipt(Document):
     final: bool
     finish_reason: Annotated[str, Limit(32)]
     seed: Annotated[int, Range(0, 2**32 - 1)]
+    cached_input_tokens: Tokens = 0
 
 
 @message(33)
@@ -128,7 +134,7 @@ class DeliveryCount(Document):
     """How much of this attempt's output is chargeable so far (signed by the gateway).
 
     `input_tokens` is the input charged to this attempt: the job's first chargeable attempt carries
-    it, the later ones carry 0.
+    it, the later ones carry 0. `cached_input_tokens` of them cost less, as the node's receipt says.
     """
 
     PURPOSE: ClassVar[str] = "delivery-count"
@@ -141,6 +147,7 @@ class DeliveryCount(Document):
     output_tokens: Tokens
     final: bool
     at_ms: int
+    cached_input_tokens: Tokens = 0
 
 
 @message(40)

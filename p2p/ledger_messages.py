@@ -274,6 +274,7 @@ class ConsumerReceipt(Document):
     commitment: Digest
     at_ms: int
     hold_id: Annotated[bytes, Limit(16)] = b""
+    cached_input_tokens: Tokens = 0
 
 
 @message(72)

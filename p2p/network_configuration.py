@@ -42,7 +42,9 @@ class ApprovedModel(_Frozen):
 
     `template_allowance_tokens`: what the chat template adds to each message at most; it makes the
     bound on input tokens safe. `default_output_tokens`: the maximum output when a request names
-    none.
+    none. `cached_input_...`: the price of input that the node still has in its cache from an
+    earlier request of the same account; not above the price of other input, which it is if none is
+    given.
     """
 
     name: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$")]
@@ -53,7 +55,16 @@ class ApprovedModel(_Frozen):
     default_output_tokens: Tokens = 512
     input_microcredits_per_million_tokens: Price
     output_microcredits_per_million_tokens: Price
+    cached_input_microcredits_per_million_tokens: Price | None = None
     tasks: tuple[Literal["chat"], ...] = ("chat",)
+
+    @pydantic.model_validator(mode="after")
+    def _cached_is_not_dearer(self) -> ApprovedModel:
+        # The hold is made for input that is not cached.
+        cached = self.cached_input_microcredits_per_million_tokens
+        if cached is not None and cached > self.input_microcredits_per_million_tokens:
+            raise ValueError(f"{self.name}: cached input may not cost more than other input")
+        return self
 
 
 class Fees(_Frozen):
@@ -199,6 +210,7 @@ def price_terms(configuration: NetworkConfiguration, model: ApprovedModel) -> Pr
         model.output_microcredits_per_million_tokens,
         configuration.version,
         model.name,
+        model.cached_input_microcredits_per_million_tokens,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from p2p.codec import Limit, Message, Range, message
 from p2p.limits import NAME_CHARACTERS_MAX, PRICE_MICROCREDITS_MAX
@@ -18,25 +18,45 @@ Price = Annotated[int, Range(0, PRICE_MICROCREDITS_MAX)]
 @message(59)
 @dataclass(frozen=True, slots=True)
 class PriceTerms(Message):
-    """What a model costs, in microcredits for 10**6 tokens, and by which configuration version."""
+    """What a model costs, in microcredits for 10**6 tokens, and by which configuration version.
 
+    `cached_input_...` is for input that the node had in its cache; None: as any input.
+    """
+
+    TRIMMED: ClassVar[int] = 1
     input_microcredits_per_million_tokens: Price
     output_microcredits_per_million_tokens: Price
     configuration_version: Annotated[int, Range(1, 2**53)]
     model_name: Annotated[str, Limit(NAME_CHARACTERS_MAX)]
+    cached_input_microcredits_per_million_tokens: Price | None = None
 
 
-def charge(terms: PriceTerms, input_tokens: int, output_tokens: int) -> Microcredits:
-    """Give what a job costs: the one rounding of a job, upwards to a whole microcredit.
+def exact_price(
+    terms: PriceTerms, input_tokens: int, output_tokens: int, cached_input_tokens: int = 0
+) -> int:
+    """Give what tokens cost before rounding, in microcredits times 10**6.
 
-    Args: token counts, each at least 0.
+    Args: token counts, each at least 0; `cached_input_tokens` are among the `input_tokens`.
     """
-    assert input_tokens >= 0
+    assert input_tokens >= cached_input_tokens >= 0
     assert output_tokens >= 0
-    exact = (
-        terms.input_microcredits_per_million_tokens * input_tokens
+    full = terms.input_microcredits_per_million_tokens
+    cached = terms.cached_input_microcredits_per_million_tokens
+    return (
+        full * (input_tokens - cached_input_tokens)
+        + (full if cached is None else cached) * cached_input_tokens
         + terms.output_microcredits_per_million_tokens * output_tokens
     )
+
+
+def charge(
+    terms: PriceTerms, input_tokens: int, output_tokens: int, cached_input_tokens: int = 0
+) -> Microcredits:
+    """Give what a job costs: the one rounding of a job, upwards to a whole microcredit.
+
+    Args: as for `exact_price`.
+    """
+    exact = exact_price(terms, input_tokens, output_tokens, cached_input_tokens)
     return Microcredits(-(-exact // TOKENS_PER_PRICE))
 
 

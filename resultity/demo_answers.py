@@ -10,8 +10,7 @@ from typing import Any
 import openai
 
 from resultity.errors import GatewayCallError, ReceiptError
-
-TIMEOUT_S = 120.0
+from resultity.recording_client import RecordingClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,36 +21,6 @@ class Answer:
     request: bytes
     receipt: str
     price_microcredits: int
-
-
-class RecordingClient:
-    """An OpenAI client, made as any user makes it, that remembers the body of its last request."""
-
-    def __init__(self, base_url: str, api_key: str) -> None:
-        self.request = b""
-        # openai brings its own HTTP library (which one depends on its version) under this name.
-        http_client = openai.DefaultHttpxClient(event_hooks={"request": [self._remember]})
-        self.openai = openai.OpenAI(
-            base_url=base_url,
-            api_key=api_key,
-            timeout=TIMEOUT_S,
-            max_retries=0,
-            http_client=http_client,
-        )
-
-    def _remember(self, request: Any) -> None:
-        if request.method == "POST":
-            self.request = request.read()
-
-    def __enter__(self) -> RecordingClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.openai.close()
-
-    def first_model(self) -> str:
-        """The first model that the gateway lists."""
-        return str(self.openai.models.list().data[0].id)
 
 
 @contextlib.contextmanager

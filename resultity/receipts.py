@@ -79,6 +79,9 @@ def _check_price(document: ConsumerReceipt, configuration: NetworkConfiguration)
             f"the receipt names configuration {terms.configuration_version}, "
             f"this is {configuration.version}: get the newer one"
         )
-    owed = charge(terms, document.input_tokens, document.output_tokens)
+    cached_tokens = document.cached_input_tokens
+    if cached_tokens > document.input_tokens:
+        raise ReceiptError("more input tokens are counted as cached than there are")
+    owed = charge(terms, document.input_tokens, document.output_tokens, cached_tokens)
     if document.charged > owed:
         raise ReceiptError(f"{document.charged} microcredits were charged, {owed} are right")

@@ -20,7 +20,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from p2p import codec, job_messages, ledger_messages, log_messages, membership, usage_messages
+from p2p import (
+    codec,
+    job_messages,
+    lease_messages,
+    ledger_messages,
+    log_messages,
+    membership,
+    usage_messages,
+)
 from p2p.admission import JoinRequest, NodeBinding
 from p2p.adverts import Advert
 from p2p.api_keys import hold_mac, lookup_mac, new_api_key
@@ -41,6 +49,7 @@ MODULES = (
     "p2p.certificates",
     "p2p.job_messages",
     "p2p.key_limits",
+    "p2p.lease_messages",
     "p2p.ledger_messages",
     "p2p.link",
     "p2p.log_messages",
@@ -69,6 +78,9 @@ SIGNED_FIELDS: dict[str, tuple[type[Document], str]] = {
     "grants": (ledger_messages.Grant, "mint"),
     "epoch": (usage_messages.RcpEpoch, "bootstrap"),
     "log_key": (log_messages.LogKey, "bootstrap"),
+    "lease": (lease_messages.Lease, "bootstrap"),
+    "hold": (lease_messages.LeasedHold, "gateway"),
+    "captures": (lease_messages.LeasedCapture, "gateway"),
 }
 """What travels in each field of type Signed, and who signs it here."""
 SIGNERS: dict[type[Document], str] = {

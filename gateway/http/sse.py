@@ -16,12 +16,13 @@ from gateway.jobs import Done, ReceiptNote
 DONE = b"data: [DONE]\n\n"
 
 
-def usage_of(done: Done) -> dict[str, int]:
+def usage_of(done: Done) -> dict[str, Any]:
     """The usage object of an answer."""
     return {
         "prompt_tokens": done.input_tokens,
         "completion_tokens": done.output_tokens,
         "total_tokens": done.input_tokens + done.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": done.cached_input_tokens},
     }
 
 

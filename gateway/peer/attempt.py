@@ -78,6 +78,7 @@ class Attempt:
         "_output_tokens_max",
         "_text_bytes",
         "_verified",
+        "cached_input_tokens",
         "detail",
         "ending",
         "finish_reason",
@@ -105,6 +106,7 @@ class Attempt:
         self.detail = ""
         self.refusal: Refusal | None = None
         self.input_tokens = 0
+        self.cached_input_tokens = 0
         self.output_tokens = 0
         self.started_s = self.progress_s = now_s
         self._output_tokens_max = offer.output_tokens_max - len(offer.resume_tokens)
@@ -213,6 +215,7 @@ class Attempt:
             receipt.output_hash != self._expected_hash
             or receipt.output_tokens != count
             or receipt.input_tokens != self.input_tokens
+            or receipt.cached_input_tokens > self.input_tokens
             or receipt.offer_hash != self.offer_hash
             or receipt.job_id != offer.job_id
             or receipt.attempt != offer.attempt
@@ -223,6 +226,7 @@ class Attempt:
         ):
             raise UntrustedError("a receipt that does not fit what was delivered")
         self._latest = signed
+        self.cached_input_tokens = receipt.cached_input_tokens
 
     def verified_receipt(self, network: NetworkId) -> Signed | None:
         """The receipt to settle on, its signature checked (once); None if there is none or it is

@@ -27,6 +27,7 @@ class Bill:
     input_tokens: int
     output_tokens: int
     amount: int
+    cached_input_tokens: int
 
 
 def make_bill(
@@ -40,7 +41,12 @@ def make_bill(
 ) -> Bill:
     """Apply the charging table; an attempt whose receipt does not verify is paid nothing."""
     produced = [
-        Produced(attempt.offer.attempt, attempt.input_tokens, attempt.output_tokens)
+        Produced(
+            attempt.offer.attempt,
+            attempt.input_tokens,
+            attempt.output_tokens,
+            attempt.cached_input_tokens,
+        )
         for attempt in attempts
         if attempt.latest_receipt is not None
     ]
@@ -57,8 +63,9 @@ def make_bill(
             receipts.append(receipt)
     input_tokens = sum(part.input_tokens for part in good)
     output_tokens = sum(part.output_tokens for part in good)
-    amount = charge(terms, input_tokens, output_tokens)
-    return Bill(tuple(good), tuple(receipts), input_tokens, output_tokens, amount)
+    cached_tokens = sum(part.cached_input_tokens for part in good)
+    amount = charge(terms, input_tokens, output_tokens, cached_tokens)
+    return Bill(tuple(good), tuple(receipts), input_tokens, output_tokens, amount, cached_tokens)
 
 
 def delivery_count(attempt: Attempt, part: Charged, *, final: bool, at_ms: int) -> DeliveryCount:
@@ -74,6 +81,7 @@ def delivery_count(attempt: Attempt, part: Charged, *, final: bool, at_ms: int) 
         output_tokens=part.output_tokens,
         final=final,
         at_ms=at_ms,
+        cached_input_tokens=part.cached_input_tokens,
     )
 
 
@@ -127,5 +135,6 @@ def make_receipt(
         commitment=commitment(salt, bill.receipts),
         at_ms=at_ms,
         hold_id=hold_id,
+        cached_input_tokens=bill.cached_input_tokens,
     )
     return sign_receipt(key_pair, network, receipt, salt)

@@ -35,15 +35,17 @@ class Produced:
     attempt: int
     input_tokens: int
     output_tokens: int
+    cached_input_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Charged:
-    """What one attempt is paid for."""
+    """What one attempt is paid for; `cached_input_tokens` of the input cost less."""
 
     attempt: int
     input_tokens: int
     output_tokens: int
+    cached_input_tokens: int = 0
 
 
 def chargeable(
@@ -61,11 +63,16 @@ def chargeable(
         own = min(part.output_tokens, delivered)
         delivered -= own
         if own:
-            charged.append(Charged(part.attempt, 0 if charged else part.input_tokens, own))
+            charged.append(_charged(part, own, with_input=not charged))
     if not charged and outcome is JobOutcome.COMPLETE and produced:
-        last = produced[-1]
-        charged.append(Charged(last.attempt, last.input_tokens, 0))
+        charged.append(_charged(produced[-1], 0, with_input=True))
     return tuple(charged)
+
+
+def _charged(part: Produced, output_tokens: int, *, with_input: bool) -> Charged:
+    if not with_input:
+        return Charged(part.attempt, 0, output_tokens)
+    return Charged(part.attempt, part.input_tokens, output_tokens, part.cached_input_tokens)
 
 
 def _delivered_tokens(

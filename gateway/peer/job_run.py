@@ -209,6 +209,7 @@ class JobRun:
             deadline_ms=funding.deadline_ms,
             seed=job.seed,
             resume_tokens=tuple(self._tokens),
+            cache_scope=services.cache_scope(funding.payer.record.account_id),
         )
         signed = services.key_pair.sign(services.network, offer)
         attempt = Attempt(offer, signed, services.now_s())
@@ -309,9 +310,10 @@ class JobRun:
             at_ms=services.clock_ms(),
             random_bytes=services.random_bytes,
         )
-        input_tokens = next((a.input_tokens for a in self._attempts if a.input_tokens), 0)
+        paid = next((a for a in self._attempts if a.input_tokens), None)
+        inputs = (paid.input_tokens, paid.cached_input_tokens) if paid else (0, 0)
         text, count = "".join(self._texts), len(self._tokens)
-        self._pipe.put(Done(self._finish_reason, text, input_tokens, count, note))
+        self._pipe.put(Done(self._finish_reason, text, inputs[0], count, note, inputs[1]))
 
     def _fail(self, error: GatewayError) -> None:
         self._outcome = JobOutcome.CLIENT_LEFT if self._left else JobOutcome.FAILED

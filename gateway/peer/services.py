@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.peer.key_rates import KeyRates
 from gateway.peer.keys import KeyCache
@@ -15,7 +18,7 @@ from p2p.certificates import Chain
 from p2p.clock import Clock
 from p2p.configuration_book import ConfigurationBook
 from p2p.signing import KeyPair
-from p2p.types import NetworkId, PeerId
+from p2p.types import AccountId, NetworkId, PeerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class Services:
         now_s: monotonic seconds; clock_ms: time of day.
         random_bytes: for IDs and salts.
         issuer_chain: the certificates of a bootstrap that signs vouchers.
+        cache_secret: makes accounts' cache scopes; nobody else can tell whose a scope is.
     """
 
     key_pair: KeyPair
@@ -41,3 +45,8 @@ class Services:
     now_s: Callable[[], float]
     random_bytes: Callable[[int], bytes]
     issuer_chain: Callable[[PeerId], Chain]
+    cache_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+
+    def cache_scope(self, account_id: AccountId) -> bytes:
+        """Name an account to a node's cache of prompts (`p2p.job_messages.Offer`)."""
+        return hmac.digest(self.cache_secret, account_id.encode(), hashlib.sha256)[:16]

@@ -67,6 +67,7 @@ class Attempt:
         self.ended_at_ms = 0
         self._model_id = model_id
         self._input_tokens = input_tokens
+        self._cached_input_tokens = 0
         self._output_tokens_max = output_tokens_max
         self._key_pair = key_pair
         self._network = network
@@ -87,6 +88,10 @@ class Attempt:
         )
         signed = self._key_pair.sign(self._network, document)
         self._send(AcceptFrame(self.session_number, signed))
+
+    def on_cached(self, input_tokens: int) -> None:
+        """So much of the input is cheaper, because it need not be computed."""
+        self._cached_input_tokens = min(input_tokens, self._input_tokens)
 
     def on_output(self, token_ids: tuple[int, ...], text: str) -> None:
         """Send new output with the running receipt over it."""
@@ -140,5 +145,6 @@ class Attempt:
             final=final,
             finish_reason=finish_reason,
             seed=offer.seed,
+            cached_input_tokens=self._cached_input_tokens,
         )
         return self._key_pair.sign(self._network, document)

@@ -57,7 +57,13 @@ class Runtime(Protocol):
     """What the agent needs of the runtime (`node.runtime_process.RuntimeProcess`)."""
 
     async def prepare(
-        self, request: bytes, *, output_tokens_max: int, seed: int, resume_tokens: tuple[int, ...]
+        self,
+        request: bytes,
+        *,
+        output_tokens_max: int,
+        seed: int,
+        resume_tokens: tuple[int, ...],
+        cache_scope: bytes,
     ) -> PreparedJob:
         """Render and tokenise. Raises: RuntimeRefusedError, RuntimeUnavailableError."""
         ...
@@ -290,6 +296,7 @@ class JobSession:
             output_tokens_max=offer.output_tokens_max,
             seed=offer.seed,
             resume_tokens=offer.resume_tokens,
+            cache_scope=offer.cache_scope,
         )
         if prepared.input_tokens > offer.input_tokens_max:
             agent.runtime.cancel(prepared.number)

@@ -3,29 +3,28 @@
 Theory of operation. Each running job has a slot: one sequence of the model's cache. Every step
 makes one batch: the last token of each job that generates, and a share of the prompt of each job
 that does not yet, bounded so that a long prompt does not stall the others. Jobs join and leave at
-any step. A job's cache is dropped when it ends: nothing of one request is reused for another,
-because the time to first token would tell what others asked (sharing within an account is a later
-decision).
+any step. What a job leaves in its slot's cache stays until the slot is needed, and is used again
+by a job of the same scope whose prompt begins alike. A scope is one account at one gateway: across
+accounts the time to the first token would tell what others asked. A job without a scope leaves
+nothing. Keys and values do not depend on how a prompt was divided into steps (reproducible mode),
+so reuse changes no answer.
 
 Resumed tokens stand behind the prompt and go through the sampler and the text stream without
 being emitted; since the draw depends on (seed, position) only, the output continues as if it had
 never been interrupted.
 
-This file knows the rules and no library: the model is behind `Model` (see `llama_engine`).
+This file knows the rules and no library: the model is behind `node.runtime.model.Model`.
 """
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from node.errors import RuntimeRefusedError
-from node.limits import PREFILL_TOKENS_PER_STEP_MAX
-from node.runtime.chat_template import ChatTemplate
+from node.limits import CACHE_REUSE_TOKENS_MIN, PREFILL_TOKENS_PER_STEP_MAX
 from node.runtime.engine import (
     End,
     EngineFacts,
@@ -33,91 +32,47 @@ from node.runtime.engine import (
     EngineStats,
     JobRequest,
     Output,
+    Reuse,
     StepResult,
 )
-from node.runtime.sampling import SamplingSettings, read_request
+from node.runtime.model import Chunk, Model, Sampler
+from node.runtime.sampling import read_request
 from node.runtime.text_stream import TextStream
 
 _SPEED_WINDOW_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Consecutive tokens of one sequence for one step.
-
-    `sampled`: logits of the last one are wanted.
-    """
-
-    sequence: int
-    position: int
-    tokens: Sequence[int]
-    sampled: bool
-
-
-class Sampler(Protocol):
-    """Draws the tokens of one job."""
-
-    def sample(self, row: int, position: int) -> int:
-        """Draw the token of output position `position` from a row of the last batch."""
-        ...
-
-    def replay(self, token: int) -> bool:
-        """Take a token that was drawn elsewhere; False if this job could not have produced it."""
-        ...
-
-    def close(self) -> None:
-        """Free what the sampler holds. More than once is allowed."""
-        ...
-
-
-class Model(Protocol):
-    """What batching needs of a loaded model with its cache."""
-
-    facts: EngineFacts
-    template: ChatTemplate
-
-    def tokenize(self, prompt: str) -> list[int]:
-        """Give the tokens of a rendered prompt."""
-        ...
-
-    def piece(self, token: int) -> bytes:
-        """Give the bytes that a token stands for."""
-        ...
-
-    def is_end(self, token: int) -> bool:
-        """Whether the token ends a generation."""
-        ...
-
-    def new_sampler(self, settings: SamplingSettings, seed: int) -> Sampler:
-        """Make the sampler of one job.
-
-        Raises: RuntimeRefusedError if the settings are impossible.
-        """
-        ...
-
-    def decode(self, chunks: Sequence[Chunk]) -> list[int]:
-        """Compute one batch; gives for each chunk the row of its logits. Raises: RuntimeError."""
-        ...
-
-    def forget(self, sequence: int) -> None:
-        """Drop a sequence from the cache."""
-        ...
-
-
 @dataclass(slots=True)
 class Job:
-    """One job from preparation to its end. `todo` are tokens that the cache does not have yet."""
+    """One job from preparation to its end: `tokens` are all so far, `todo` those of them that the
+    cache does not have yet."""
 
     number: int
     input_tokens: int
     output_tokens_max: int
+    tokens: list[int]
     todo: list[int]
+    scope: bytes
     produced: int
     sampler: Sampler
     stream: TextStream
     slot: int = -1
     position: int = 0
     cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Leftover:
+    """What an ended job left in its slot's cache."""
+
+    scope: bytes
+    tokens: list[int]
+
+    def shared_with(self, job: Job) -> int:
+        """How many tokens a job can use of it; its last one is computed in any case."""
+        if self.scope != job.scope:
+            return 0
+        return min(_common_length(self.tokens, job.tokens), len(job.tokens) - 1)
 
 
 @dataclass(slots=True)
@@ -145,12 +100,13 @@ class BatchingEngine:
     clock_s: Callable[[], float] = time.perf_counter
     _running: dict[int, Job] = field(default_factory=dict)
     _waiting: deque[Job] = field(default_factory=deque)
-    _free_slots: list[int] = field(init=False)
+    _free_slots: set[int] = field(init=False)
+    _leftovers: dict[int, _Leftover] = field(default_factory=dict)
     _stats: EngineStats = field(default_factory=EngineStats)
     _speed: _Speed = field(default_factory=_Speed)
 
     def __post_init__(self) -> None:
-        self._free_slots = list(range(self.model.facts.slots))
+        self._free_slots = set(range(self.model.facts.slots))
 
     @property
     def facts(self) -> EngineFacts:
@@ -189,11 +145,14 @@ class BatchingEngine:
             raise RuntimeRefusedError(
                 "bad_request", f"more than {output_max} tokens cannot be resumed for this job"
             )
+        tokens = prompt + list(request.resume_tokens)
         job = Job(
             number=request.number,
             input_tokens=len(prompt),
             output_tokens_max=output_max,
-            todo=prompt + list(request.resume_tokens),
+            tokens=tokens,
+            todo=list(tokens),
+            scope=request.cache_scope,
             produced=len(request.resume_tokens),
             sampler=self.model.new_sampler(chat.sampling, request.seed),
             stream=TextStream(chat.stop_strings),
@@ -264,10 +223,7 @@ class BatchingEngine:
             self._end(job, "cancelled", "", result)
 
     def _place(self, result: StepResult) -> None:
-        """Give waiting jobs the lowest free slots; each has room for a whole context.
-
-        llama.cpp computes sequences together when their numbers follow each other without a gap.
-        """
+        """Give waiting jobs a free slot; each has room for a whole context."""
         while self._waiting and self._free_slots:
             job = self._waiting.popleft()
             if job.stream.stopped:
@@ -275,8 +231,33 @@ class BatchingEngine:
             elif job.produced >= job.output_tokens_max:
                 self._end(job, "length", "", result)
             else:
-                job.slot = heapq.heappop(self._free_slots)
-                self._running[job.slot] = job
+                self._take_slot(job, result)
+
+    def _take_slot(self, job: Job, result: StepResult) -> None:
+        """Choose the slot whose cache helps most, or else the lowest that holds nothing, or else
+        the one whose cache is oldest.
+
+        llama.cpp computes sequences together when their numbers follow each other without a gap.
+        """
+        shared = {
+            slot: leftover.shared_with(job)
+            for slot, leftover in self._leftovers.items()
+            if job.scope
+        }
+        slot = max(shared, key=shared.__getitem__, default=-1)
+        kept = shared.get(slot, 0)
+        if kept < CACHE_REUSE_TOKENS_MIN:
+            empty = self._free_slots - self._leftovers.keys()
+            slot, kept = min(empty) if empty else next(iter(self._leftovers)), 0
+        if self._leftovers.pop(slot, None) is not None and not self.model.trim(slot, kept):
+            kept = 0
+        self._free_slots.remove(slot)
+        job.slot, job.position = slot, kept
+        del job.todo[:kept]
+        self._running[slot] = job
+        if kept:
+            self._stats.cached_tokens += kept
+            result.reuses.append(Reuse(job.number, min(kept, job.input_tokens)))
 
     def _plan(self) -> list[tuple[Job, Chunk]]:
         """Take one token of each generating job and equal shares of the prompts of the others."""
@@ -307,6 +288,7 @@ class BatchingEngine:
         if self.model.is_end(token):
             return self._end(job, "stop", "", result)
         job.todo = [token]
+        job.tokens.append(token)
         job.produced += 1
         self._stats.output_tokens += 1
         text = job.stream.feed(self.model.piece(token))
@@ -330,8 +312,26 @@ class BatchingEngine:
 
     def _release(self, job: Job) -> None:
         job.sampler.close()
-        if job.slot >= 0:
-            self.model.forget(job.slot)
-            del self._running[job.slot]
-            heapq.heappush(self._free_slots, job.slot)
-            job.slot = -1
+        if job.slot < 0:
+            return
+        if job.scope:
+            # The newest is last: the oldest is given up first.
+            self._leftovers[job.slot] = _Leftover(job.scope, job.tokens[: job.position])
+        else:
+            self.model.trim(job.slot, 0)
+        del self._running[job.slot]
+        self._free_slots.add(job.slot)
+        job.slot = -1
+
+
+def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two lists have in common at their beginnings."""
+    low, high = 0, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        # Only the part that is not known to be equal yet: slices compare at the speed of C.
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

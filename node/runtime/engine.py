@@ -54,6 +54,7 @@ class JobRequest:
     output_tokens_max: int
     seed: int
     resume_tokens: tuple[int, ...] = ()
+    cache_scope: bytes = b""
 
 
 class EngineJob(Protocol):
@@ -93,10 +94,19 @@ class End:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """A job began with so many of its input tokens in the cache."""
+
+    number: int
+    input_tokens: int
+
+
 @dataclass(slots=True)
 class StepResult:
-    """What one step brought: outputs first, then ends."""
+    """What one step brought: reuses first, then outputs, then ends."""
 
+    reuses: list[Reuse] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
     ends: list[End] = field(default_factory=list)
 
@@ -111,6 +121,7 @@ class EngineStats:
     steps: int = 0
     prefill_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
 
 
 class Engine(Protocol):

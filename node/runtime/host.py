@@ -30,6 +30,7 @@ from node.limits import (
 )
 from node.runtime.engine import Engine, EngineJob, JobRequest, StepResult
 from node.runtime_messages import (
+    Cached,
     Cancel,
     Ended,
     Ping,
@@ -137,6 +138,7 @@ class Host:
             message.output_tokens_max,
             message.seed,
             message.resume_tokens,
+            message.cache_scope,
         )
         try:
             job = engine.prepare(request)
@@ -203,10 +205,12 @@ class Host:
             stats.steps,
             stats.prefill_tokens,
             stats.output_tokens,
+            stats.cached_tokens,
         )
 
     def _report(self, result: StepResult) -> None:
         messages: list[Message] = []
+        messages += [Cached(reuse.number, reuse.input_tokens) for reuse in result.reuses]
         if result.outputs:
             items = (StepItem(item.number, item.token_ids, item.text) for item in result.outputs)
             messages.append(Step(tuple(items)))

@@ -27,9 +27,10 @@ from node.limits import (
     GRAMMAR_CHARACTERS_MAX,
     PREFILL_TOKENS_PER_STEP_MAX,
 )
-from node.runtime.batching import BatchingEngine, Chunk
+from node.runtime.batching import BatchingEngine
 from node.runtime.chat_template import ChatTemplate
 from node.runtime.engine import EngineFacts, EngineSettings
+from node.runtime.model import Chunk
 from node.runtime.sampling import SamplingSettings, draw_seed
 from node.runtime.standard_error import silenced_stderr
 
@@ -162,9 +163,12 @@ class LlamaModel:
             raise RuntimeError(f"the model failed to compute a step (llama_decode: {code})")
         return rows
 
-    def forget(self, sequence: int) -> None:
-        """Drop a sequence from the cache."""
+    def trim(self, sequence: int, tokens_kept: int) -> bool:
+        """Drop what follows a sequence's first tokens; False if a model (recurrent) cannot."""
+        if tokens_kept and llama_cpp.llama_memory_seq_rm(self._memory, sequence, tokens_kept, -1):
+            return True
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        return not tokens_kept
 
 
 class _Batch:
@@ -384,8 +388,7 @@ def _load(path: str) -> Any:
 
 
 def _text_of(function: Any, model: Any) -> str:
-    buffer = ctypes.create_string_buffer(256)
-    function(model, buffer, len(buffer))
+    function(model, buffer := ctypes.create_string_buffer(256), 256)
     return buffer.value.decode("utf-8", errors="replace")
 
 

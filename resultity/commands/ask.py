@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from resultity.accounts import show_credits
+from resultity.bills import save_bill
 from resultity.errors import GatewayCallError
 from resultity.role_process import reported_errors
 from resultity.targets import Target, find_target
@@ -22,6 +23,11 @@ ANSWER_TIMEOUT_S = 600.0
 @click.option("--api-key", help="Default: RESULTITY_API_KEY, OPENAI_API_KEY, or the local key.")
 @click.option("--max-tokens", type=click.IntRange(1))
 @click.option("--verbose", is_flag=True, help="Tokens and price on stderr afterwards.")
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep the bill in this folder, for `receipt verify`.",
+)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Of the local network.")
 def ask(
     question: str,
@@ -30,27 +36,37 @@ def ask(
     api_key: str | None,
     max_tokens: int | None,
     verbose: bool,
+    save: Path | None,
     data_dir: Path | None,
 ) -> None:
     """Ask a model and stream its answer."""
     with reported_errors():
-        _ask(find_target(base_url, api_key, data_dir), question, model, max_tokens, verbose)
+        target = find_target(base_url, api_key, data_dir)
+        _ask(target, question, model, max_tokens, verbose, save)
 
 
 def _ask(
-    target: Target, question: str, model: str | None, max_tokens: int | None, verbose: bool
+    target: Target,
+    question: str,
+    model: str | None,
+    max_tokens: int | None,
+    verbose: bool,
+    save: Path | None,
 ) -> None:
     import openai
 
-    client = openai.OpenAI(
-        base_url=target.base_url, api_key=target.api_key, timeout=ANSWER_TIMEOUT_S, max_retries=1
+    from resultity.recording_client import RecordingClient
+
+    client = RecordingClient(
+        target.base_url, target.api_key, timeout_s=ANSWER_TIMEOUT_S, retries_max=1
     )
     options: dict[str, Any] = {"max_tokens": max_tokens} if max_tokens else {}
     facts: dict[str, Any] = {}
     usage: Any = None
+    text = ""
     try:
-        chosen = model or _first_model(client)
-        stream = client.chat.completions.create(
+        chosen = model or client.first_model()
+        stream = client.openai.chat.completions.create(
             model=chosen,
             messages=[{"role": "user", "content": question}],
             stream=True,
@@ -61,10 +77,13 @@ def _ask(
             usage = chunk.usage or usage
             facts = (chunk.model_extra or {}).get("resultity") or facts
             if chunk.choices:
+                text += chunk.choices[0].delta.content or ""
                 click.echo(chunk.choices[0].delta.content or "", nl=False)
         click.echo()
     except openai.OpenAIError as error:
         raise GatewayCallError(_explain(error, target.base_url)) from error
+    if save is not None:
+        save_bill(save, target.base_url, client.request, text, str(facts.get("receipt", "")))
     if verbose and usage is not None:
         price = facts.get("price_microcredits")
         cost = f", {show_credits(price)} credits" if isinstance(price, int) else ""
@@ -72,13 +91,6 @@ def _ask(
             f"{chosen}: {usage.prompt_tokens} tokens in, {usage.completion_tokens} out{cost}",
             err=True,
         )
-
-
-def _first_model(client: Any) -> str:
-    models = client.models.list().data
-    if not models:
-        raise GatewayCallError("the gateway offers no model now: no node serves one")
-    return str(models[0].id)
 
 
 def _explain(error: Exception, base_url: str) -> str:

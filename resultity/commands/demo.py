@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 import subprocess
@@ -17,16 +16,19 @@ import psutil
 from rich.console import Console
 
 from resultity.accounts import show_credits
-from resultity.demo_answers import Answer, RecordingClient, ask_streamed, ask_whole
+from resultity.bills import save_bill
+from resultity.demo_answers import Answer, ask_streamed, ask_whole
 from resultity.errors import ProcessError, ReceiptError, ResultityError
 from resultity.http_json import gateway_root, get_json
 from resultity.local.folders import LocalFolders
 from resultity.local.processes import wait_gone
 from resultity.local.state import read_state
 from resultity.local.supervise import stop_network
+from resultity.recording_client import RecordingClient
 from resultity.role_process import reported_errors
 
 UP_TIMEOUT_S = 180.0
+ANSWER_TIMEOUT_S = 120.0
 SETTLE_TIMEOUT_S = 30.0
 VERIFY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 45.0
@@ -61,7 +63,8 @@ def _demo(root: Path, say: Any) -> None:
         say(f"  {process['role']:<9} pid {process['pid']:<7} {process['peer_id']}")
     before = _balance(facts)
     say(f"\nBalance before: {show_credits(before)} credits")
-    with RecordingClient(facts["base_url"], facts["api_key"]) as client:
+    base_url, key = facts["base_url"], facts["api_key"]
+    with RecordingClient(base_url, key, timeout_s=ANSWER_TIMEOUT_S) as client:
         say(f"\n> {QUESTIONS[0]}   (streamed)")
         answers = [ask_streamed(client, QUESTIONS[0], lambda text: say(text, end=""))]
         say("")
@@ -72,7 +75,7 @@ def _demo(root: Path, say: Any) -> None:
     for answer in answers:
         verify_in_another_process(root, facts, answer, say)
     paid = sum(answer.price_microcredits for answer in answers)
-    after = _settled_balance(facts)
+    after = _settled_balance(facts, before - paid)
     say(f"\nPrice paid:     {show_credits(paid)} credits")
     say(f"Balance after:  {show_credits(after)} credits")
     if before - after != paid:
@@ -114,39 +117,28 @@ def _account(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _balance(facts: dict[str, Any]) -> int:
-    return int(_account(facts)["available_microcredits"])
+    """What the namespace has; what a gateway holds or has leased is not spent."""
+    account = _account(facts)
+    return int(account["available_microcredits"]) + int(account["held_microcredits"])
 
 
-def _settled_balance(facts: dict[str, Any]) -> int:
-    """The balance once nothing is held any more: captures follow the answers by a moment."""
+def _settled_balance(facts: dict[str, Any], expected: int) -> int:
+    """The balance once the answers are paid for: captures follow the answers by a moment."""
     deadline = time.monotonic() + SETTLE_TIMEOUT_S
     while True:
-        account = _account(facts)
-        if account["held_microcredits"] == 0:
-            return int(account["available_microcredits"])
-        if time.monotonic() > deadline:
-            raise ProcessError(f"the jobs were not settled within {SETTLE_TIMEOUT_S:g} s")
+        balance = _balance(facts)
+        if balance == expected or time.monotonic() > deadline:
+            return balance
         time.sleep(0.1)
 
 
 def verify_in_another_process(root: Path, facts: dict[str, Any], answer: Answer, say: Any) -> None:
     """Have a process that is given public things only check a receipt."""
-    public = get_json(f"{gateway_root(facts['base_url'])}/resultity/v1/network")
-    folder = root / "receipts"
-    folder.mkdir(exist_ok=True)
-    files = {
-        "configuration": base64.b64decode(public["configuration"]),
-        "gateway-chain": base64.b64decode(public["gateway_chain"]),
-        "request": answer.request,
-        "answer": answer.text.encode(),
-        "receipt": answer.receipt.encode(),
-    }
+    folder = root / "bill"
+    save_bill(folder, facts["base_url"], answer.request, answer.text, answer.receipt)
     # The network's ID is what its founder told us, not what the gateway says.
-    command = [sys.executable, "-m", "resultity", "receipt", "verify"]
+    command = [sys.executable, "-m", "resultity", "receipt", "verify", str(folder)]
     command += ["--network", facts["network"]]
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-        command += [f"--{name}", str(folder / name)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=VERIFY_TIMEOUT_S, check=False
     )

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from pathlib import Path
 
 import click
 
-from p2p.types import parse_network_id
 from resultity.accounts import show_credits
-from resultity.errors import ReceiptError
-from resultity.network_files import read_chain, read_signed
+from resultity.bills import FILES, BillFiles, read_bill
 from resultity.receipts import verify_receipt
 from resultity.role_process import reported_errors
+from resultity.targets import find_network
 
 EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
-RECEIPT_BYTES_MAX = 16_384
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
 @click.group()
@@ -26,39 +23,40 @@ def receipt() -> None:
 
 
 @receipt.command("verify")
-@click.option("--network", "network_id", required=True, help="ID of the network.")
-@click.option("--configuration", type=EXISTING, required=True, help="Signed configuration.")
-@click.option("--gateway-chain", type=EXISTING, required=True, help="The gateway's certificates.")
-@click.option(
-    "--request", "request_file", type=EXISTING, required=True, help="Body as it was sent."
-)
-@click.option("--answer", "answer_file", type=EXISTING, required=True, help="The answer's text.")
-@click.option("--receipt", "receipt_file", type=EXISTING, required=True, help="Base64, as it came.")
+@click.argument("folder", type=FOLDER, required=False)
+@click.option("--network", "network_id", help="Default: the local network's ID.")
+@click.option("--configuration", type=EXISTING, help="Signed configuration.")
+@click.option("--gateway-chain", type=EXISTING, help="The gateway's certificates.")
+@click.option("--request", "request_file", type=EXISTING, help="Body as it was sent.")
+@click.option("--answer", "answer_file", type=EXISTING, help="The answer's text.")
+@click.option("--receipt", "receipt_file", type=EXISTING, help="Base64, as it came.")
 @click.option("--json", "as_json", is_flag=True)
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Of the local network.")
 def verify(
-    network_id: str,
-    configuration: Path,
-    gateway_chain: Path,
-    request_file: Path,
-    answer_file: Path,
-    receipt_file: Path,
+    folder: Path | None,
+    network_id: str | None,
+    configuration: Path | None,
+    gateway_chain: Path | None,
+    request_file: Path | None,
+    answer_file: Path | None,
+    receipt_file: Path | None,
     as_json: bool,
+    data_dir: Path | None,
 ) -> None:
-    """Check that a certified gateway billed this answer to this request at the right price."""
+    """Check that a certified gateway billed this answer to this request at the right price.
+
+    FOLDER: as `resultity ask --save` made it; or name each file.
+    """
     with reported_errors():
-        try:
-            text = receipt_file.read_bytes()[:RECEIPT_BYTES_MAX].strip()
-            data = base64.b64decode(text, validate=True)
-            answer = answer_file.read_bytes().decode("utf-8")
-        except (binascii.Error, UnicodeDecodeError) as error:
-            raise ReceiptError(f"the receipt must be base64, the answer UTF-8: {error}") from error
+        given = (request_file, answer_file, receipt_file, configuration, gateway_chain)
+        bill_kept = read_bill(_files(folder, given))
         verified = verify_receipt(
-            network=parse_network_id(network_id),
-            configuration=read_signed(configuration),
-            gateway_chain=read_chain(gateway_chain.read_bytes(), str(gateway_chain)),
-            receipt=data,
-            request=request_file.read_bytes(),
-            answer=answer,
+            network=find_network(network_id, data_dir),
+            configuration=bill_kept.configuration,
+            gateway_chain=bill_kept.gateway_chain,
+            receipt=bill_kept.receipt,
+            request=bill_kept.request,
+            answer=bill_kept.answer,
         )
         bill = verified.receipt
         facts = {
@@ -78,3 +76,15 @@ def verify(
                 f"verified: {bill.input_tokens} tokens in, {bill.output_tokens} out, "
                 f"{show_credits(bill.charged)} credits, signed by {verified.gateway.peer_id}"
             )
+
+
+def _files(folder: Path | None, given: tuple[Path | None, ...]) -> BillFiles:
+    paths = [
+        path or (folder / name if folder else None) for path, name in zip(given, FILES, strict=True)
+    ]
+    missing = [name for path, name in zip(paths, FILES, strict=True) if path is None]
+    if missing:
+        raise click.UsageError(
+            "name the bill's folder, or " + ", ".join(f"--{name}" for name in missing)
+        )
+    return BillFiles(*(path for path in paths if path is not None))

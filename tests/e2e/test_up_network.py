@@ -11,7 +11,8 @@ import openai
 import pytest
 
 from resultity.commands.demo import verify_in_another_process
-from resultity.demo_answers import RecordingClient, ask_streamed, ask_whole
+from resultity.demo_answers import ask_streamed, ask_whole
+from resultity.recording_client import RecordingClient
 from tests.fakes.local_network import CAPITAL, MODEL, LocalFacts, eventually, local_network
 
 
@@ -54,7 +55,7 @@ def test_models_are_listed(network: LocalFacts) -> None:
 def test_answers_are_paid_and_their_receipts_verify(network: LocalFacts, tmp_path: Path) -> None:
     before = settled(network)
     shown: list[str] = []
-    with RecordingClient(network.base_url, network.api_key) as client:
+    with RecordingClient(network.base_url, network.api_key, timeout_s=120) as client:
         answers = [ask_streamed(client, CAPITAL, shown.append), ask_whole(client, CAPITAL)]
     assert [answer.text for answer in answers] == ["The capital of France is Paris."] * 2
     assert "".join(shown) == answers[0].text

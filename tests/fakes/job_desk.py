@@ -68,7 +68,13 @@ class FakeRuntime:
     ends_by_itself: bool = True
 
     async def prepare(
-        self, request: bytes, *, output_tokens_max: int, seed: int, resume_tokens: tuple[int, ...]
+        self,
+        request: bytes,
+        *,
+        output_tokens_max: int,
+        seed: int,
+        resume_tokens: tuple[int, ...],
+        cache_scope: bytes,
     ) -> PreparedJob:
         await trio.lowlevel.checkpoint()
         if self.hold_back is not None:

@@ -44,6 +44,7 @@ class PaidLeg:
     attempt: int
     input_tokens: int
     output_tokens: int
+    cached_input_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -145,7 +146,10 @@ class FakeLedger:
         assert len({leg.attempt for leg in legs}) == len(legs)
         assert sum(leg.input_tokens > 0 for leg in legs) <= 1
         amount = charge(
-            terms, sum(leg.input_tokens for leg in legs), sum(leg.output_tokens for leg in legs)
+            terms,
+            sum(leg.input_tokens for leg in legs),
+            sum(leg.output_tokens for leg in legs),
+            sum(leg.cached_input_tokens for leg in legs),
         )
         assert amount <= maximum
         self._end(request.hold_id, "captured")
@@ -174,7 +178,16 @@ class FakeLedger:
         assert receipt.hold_id == count.hold_id
         assert count.input_tokens in (0, receipt.input_tokens)
         assert count.output_tokens <= receipt.output_tokens
-        return PaidLeg(count.node_id, count.attempt, count.input_tokens, count.output_tokens)
+        assert count.cached_input_tokens == (
+            receipt.cached_input_tokens if count.input_tokens else 0
+        )
+        return PaidLeg(
+            count.node_id,
+            count.attempt,
+            count.input_tokens,
+            count.output_tokens,
+            count.cached_input_tokens,
+        )
 
     async def statement(self, key: ApiKey, account_id: AccountId, namespace: str) -> Statement:
         await self._answer()

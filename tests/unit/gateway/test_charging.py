@@ -28,6 +28,15 @@ CELLS = [
     ("failed after output began, whole", FAILED, False, ONE, 0, []),
     ("failed before output, streamed", FAILED, True, (), 0, []),
     ("failed before output, whole", FAILED, False, (), 0, []),
+    ("cached input", COMPLETE, True, (Produced(0, 7, 9, 5),), 9, [(0, 7, 9, 5)]),
+    (
+        "cached at the second node, which input is not charged to",
+        COMPLETE,
+        True,
+        (Produced(0, 7, 8), Produced(1, 9, 12, 6)),
+        20,
+        [(0, 7, 8), (1, 0, 12)],
+    ),
     ("first node gave nothing", COMPLETE, True, (Produced(0, 7, 0), ONE[0]), 20, [(0, 7, 20)]),
 ]
 
@@ -42,7 +51,7 @@ def test_cell(
     streaming: bool,
     produced: tuple[Produced, ...],
     written: int,
-    expected: list[tuple[int, int, int]],
+    expected: list[tuple[int, ...]],
 ) -> None:
     charged = chargeable(outcome, streaming=streaming, produced=produced, written_tokens=written)
     assert list(charged) == [Charged(*part) for part in expected]

@@ -95,6 +95,15 @@ BAD_LEGS: dict[str, Callable[[Ready, PlaceHold], list]] = {
     "more input counted than signed": lambda r, h: [
         r.world.leg(h, input_tokens=5, output_tokens=5, delivery={"input_tokens": 6})
     ],
+    "more cached input counted than signed": lambda r, h: [
+        r.world.leg(h, input_tokens=5, output_tokens=5, delivery={"cached_input_tokens": 1})
+    ],
+    "less cached input counted than signed": lambda r, h: [
+        r.world.leg(h, input_tokens=5, output_tokens=5, receipt={"cached_input_tokens": 1})
+    ],
+    "cached input without input": lambda r, h: [
+        r.world.leg(h, output_tokens=5, delivery={"cached_input_tokens": 1})
+    ],
     "ends before it starts": lambda r, h: [
         r.world.leg(h, output_tokens=5, receipt={"at_ms": 5, "started_ms": 6})
     ],
@@ -142,6 +151,16 @@ def test_bad_receipts_are_refused_and_the_hold_stays(name: str) -> None:
     assert error.code == "receipt_invalid"
     good = ready.world.capture(hold, [ready.world.leg(hold, input_tokens=5, output_tokens=5)])
     assert ready.ledger.do(good).amount == 35
+
+
+def test_cached_input_is_charged_at_its_own_price() -> None:
+    ready = Ready()
+    terms = replace(TERMS, cached_input_microcredits_per_million_tokens=500_000)
+    hold = ready.world.hold(ready.tenant, 1_000, terms=terms)
+    ready.ledger.do(hold)
+    cached = {"cached_input_tokens": 40}
+    leg = ready.world.leg(hold, input_tokens=60, output_tokens=5, receipt=cached, delivery=cached)
+    assert ready.ledger.do(ready.world.capture(hold, [leg])).amount == 20 * 2 + 40 // 2 + 5 * 5
 
 
 def test_a_charge_above_the_hold_is_refused() -> None:

@@ -14,19 +14,23 @@ from p2p.wire import FrameDecoder
 SAMPLES: list[tuple[Message, str]] = [
     (
         messages.Ready(1024, 4, "llama", "cpp", 1, 1280, True),
-        "985acd040004a56c6c616d61a363707001cd0500c3",
+        "98ccd2cd040004a56c6c616d61a363707001cd0500c3",
     ),
-    (messages.StartFailed("no"), "925ba26e6f"),
-    (messages.Prepare(1, b"{}", 9, 7, (1, 2)), "965c01c4027b7d0907920102"),
-    (messages.Prepared(1, 12, 9), "945d010c09"),
-    (messages.Rejected(1, "busy", "full", 0, 0), "965e01a462757379a466756c6c0000"),
-    (messages.Start(1), "925f01"),
-    (messages.Cancel(1), "926001"),
-    (messages.Step((messages.StepItem(1, (5,), "a"),)), "9262919461019105a161"),
-    (messages.Ended(1, "stop", ""), "946301a473746f70a0"),
-    (messages.Ping(3), "926403"),
-    (messages.Pong(3), "926503"),
-    (messages.Stats(1, 2, 4, 1.5, 3, 4, 5), "9866010204cb3ff8000000000000030405"),
+    (messages.StartFailed("no"), "92ccd3a26e6f"),
+    (
+        messages.Prepare(1, b"{}", 9, 7, (1, 2), b"scope"),
+        "97ccd401c4027b7d0907920102c40573636f7065",
+    ),
+    (messages.Prepared(1, 12, 9), "94ccd5010c09"),
+    (messages.Rejected(1, "busy", "full", 0, 0), "96ccd601a462757379a466756c6c0000"),
+    (messages.Start(1), "92ccd701"),
+    (messages.Cancel(1), "92ccd801"),
+    (messages.Step((messages.StepItem(1, (5,), "a"),)), "92ccda9194ccd9019105a161"),
+    (messages.Ended(1, "stop", ""), "94ccdb01a473746f70a0"),
+    (messages.Ping(3), "92ccdc03"),
+    (messages.Pong(3), "92ccdd03"),
+    (messages.Stats(1, 2, 4, 1.5, 3, 4, 5, 6), "99ccde010204cb3ff800000000000003040506"),
+    (messages.Cached(1, 40), "93ccdf0128"),
 ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,10 +17,11 @@ from p2p.api_keys import (
     parse_api_key,
     same,
 )
+from p2p.codec import decode_message, encode_message
 from p2p.errors import MalformedError, StaleError
 from p2p.freshness import NonceGuard, SequenceGuard, check_times
 from p2p.limits import CLOCK_SKEW_MS_MAX, PRICE_MICROCREDITS_MAX, TOKENS_MAX
-from p2p.prices import FeeRule, PriceTerms, charge, split_charge
+from p2p.prices import FeeRule, PriceTerms, charge, exact_price, split_charge
 from p2p.token_bucket import TokenBucket
 from p2p.types import (
     Microcredits,
@@ -200,6 +203,28 @@ def test_charges_are_monotone_and_rounded_up_once(
     assert charge(price, tokens_in + more_in, tokens_out + more_out) >= amount
     parts = charge(price, tokens_in, 0) + charge(price, 0, tokens_out)
     assert amount <= parts <= amount + 1
+
+
+@given(terms, prices, counts, counts, counts)
+def test_cached_input_has_its_own_price(
+    price: PriceTerms, cached_price: int, tokens_in: int, cached: int, tokens_out: int
+) -> None:
+    cached = min(cached, tokens_in)
+    cached_price = min(cached_price, price.input_microcredits_per_million_tokens)
+    assert charge(price, tokens_in, tokens_out, cached) == charge(price, tokens_in, tokens_out)
+    cheaper = replace(price, cached_input_microcredits_per_million_tokens=cached_price)
+    saved = (price.input_microcredits_per_million_tokens - cached_price) * cached
+    exact = exact_price(price, tokens_in, tokens_out) - saved
+    assert exact_price(cheaper, tokens_in, tokens_out, cached) == exact
+    assert exact <= charge(cheaper, tokens_in, tokens_out, cached) * 10**6 < exact + 10**6
+
+
+def test_terms_without_a_price_for_cached_input_are_sent_as_they_always_were() -> None:
+    old = PriceTerms(2, 5, 1, "model")
+    assert encode_message(old) == bytes.fromhex("953b020501a56d6f64656c")
+    for cached in (None, 0, 1):
+        terms = replace(old, cached_input_microcredits_per_million_tokens=cached)
+        assert decode_message(encode_message(terms), PriceTerms) == terms
 
 
 def test_prices_of_known_jobs() -> None:
