@@ -1,9 +1,10 @@
 """Owns the messages by which an account's owner manages keys: changes, rotations, and views.
 
-Two counters keep old documents from being replayed. An **account key change** carries the number of
-the change (1, 2, 3, ...): the ledger takes exactly the next one. An **API key rotation** carries
-the generation of the secret (1 is the first rotation). What the ledger has taken before is answered
-as a repetition; anything else out of order is refused.
+Three counters keep old documents from being replayed. An **account key change** carries the number
+of the change (1, 2, 3, ...): the ledger takes exactly the next one. An **API key rotation** carries
+the generation of the secret (1 is the first rotation), a **change of its limits** the number of
+that change. What the ledger has taken before is answered as a repetition; anything else out of
+order is refused.
 """
 
 from __future__ import annotations
@@ -60,6 +61,26 @@ class ApiKeyRotation(Document):
     generation: Annotated[int, Range(1, 2**53)]
     hold_key: Annotated[bytes, Limit(32, 32)]
     grace_ms: Annotated[int, Range(0, GRACE_MS_MAX)]
+    issued_ms: int
+
+
+@message(99)
+@dataclass(frozen=True, slots=True)
+class KeyLimitsChange(Document):
+    """Replaces all limits of an API key; the secret and what was used stay. Signed by the account.
+
+    `number` counts the changes of this key (1 is the first). 0 and empty lists as in KeyCreation.
+    """
+
+    PURPOSE: ClassVar[str] = "key-limits-change"
+    account_id: Account
+    key_id: KeyId
+    number: Annotated[int, Range(1, 2**53)]
+    expires_ms: int
+    credit_cap_total: Amount
+    models: Annotated[tuple[str, ...], Limit(64)]
+    gateways: Annotated[tuple[str, ...], Limit(64)]
+    limits: KeyLimits
     issued_ms: int
 
 
@@ -133,6 +154,7 @@ class KeySummary(Message):
     models: Annotated[tuple[str, ...], Limit(64)]
     gateways: Annotated[tuple[str, ...], Limit(64)]
     limits: KeyLimits = NO_LIMITS
+    limit_changes: Count = 0
 
 
 @message(138)

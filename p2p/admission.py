@@ -19,6 +19,7 @@ from p2p.errors import UntrustedError
 from p2p.freshness import check_times
 from p2p.ledger_messages import AccountFounding
 from p2p.limits import CERTIFICATES_MAX, NAME_CHARACTERS_MAX
+from p2p.opening_messages import InviteSecret, open_opening
 from p2p.signing import Document, KeyPair, Signed, open_signed
 from p2p.types import AccountId, NetworkId, PeerId, account_id_from_founding
 
@@ -40,13 +41,17 @@ class NodeBinding(Document):
 @message(14)
 @dataclass(frozen=True, slots=True)
 class JoinRequest(Document):
-    """A node asks for a certificate. Signed by the node."""
+    """A node asks for a certificate. Signed by the node.
+
+    `invited`: an InvitedFounding of the same account, if the network opens accounts by invite.
+    """
 
     PURPOSE: ClassVar[str] = "join-request"
     founding: Signed
     binding: Signed
     software: Annotated[str, Limit(NAME_CHARACTERS_MAX)]
     issued_ms: int
+    invited: Signed | None = None
 
 
 @message(15)
@@ -61,20 +66,29 @@ class JoinResult(Message):
 @dataclass(frozen=True, slots=True)
 class Applicant:
     """A join request that was verified, but for one thing: the ledger alone knows whether
-    `account_key`, which signed the binding, is a key of the account now."""
+    `account_key`, which signed the binding, is a key of the account now. `opening`: the founding
+    document, with the invite if there is one. `address`: where the node came from, if known."""
 
     peer_id: PeerId
     account_id: AccountId
     founding: Signed
     account_key: bytes
+    opening: Signed
+    address: str = ""
 
 
 def join_request(
-    node: KeyPair, account: AccountKeys, network: NetworkId, software: str, now_ms: int
+    node: KeyPair,
+    account: AccountKeys,
+    network: NetworkId,
+    software: str,
+    now_ms: int,
+    invite: InviteSecret | None = None,
 ) -> Signed:
     """Ask for a certificate, signed by both the node and its account."""
     binding = account.signing.sign(network, NodeBinding(account.account_id, node.peer_id, now_ms))
-    return node.sign(network, JoinRequest(account.founding, binding, software, now_ms))
+    invited = invite.use(network, account.founding) if invite is not None else None
+    return node.sign(network, JoinRequest(account.founding, binding, software, now_ms, invited))
 
 
 def verify_join_request(
@@ -95,7 +109,10 @@ def verify_join_request(
     account_id = account_id_from_founding(request.founding.body)
     if binding.account_id != account_id or binding.peer_id != caller:
         raise UntrustedError("the binding names another account or node")
-    return Applicant(caller, account_id, request.founding, request.binding.signer)
+    opening = request.invited or request.founding
+    if open_opening(opening, network)[0] != request.founding:
+        raise UntrustedError("the invite is used for another account")
+    return Applicant(caller, account_id, request.founding, request.binding.signer, opening)
 
 
 def certificate_chain(node: Signed, bootstrap: Chain) -> Chain:

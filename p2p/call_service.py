@@ -17,7 +17,7 @@ from p2p.limits import (
 )
 from p2p.link import Link
 from p2p.membership import Membership
-from p2p.network import Network, Stream
+from p2p.network import Network, Stream, remote_address_of
 from p2p.token_bucket import TokenBucket
 from p2p.types import PeerId
 
@@ -40,7 +40,8 @@ def handle_calls(
 
     async def serve(stream: Stream) -> None:
         peer_id = stream.remote
-        caller = Caller(peer_id, membership.certificate_of(peer_id))
+        certificate = membership.certificate_of(peer_id)
+        caller = Caller(peer_id, certificate, remote_address_of(stream))
         bucket = buckets.of(peer_id, trio.current_time())
         try:
             await serve_calls(Link(stream), caller, handlers, bucket=bucket)

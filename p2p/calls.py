@@ -48,10 +48,14 @@ RETRY_AFTER_S_MAX = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is calling: the authenticated peer and its certificate (None for a newcomer)."""
+    """Who is calling: the authenticated peer and its certificate (None for a newcomer).
+
+    `address`: the IP address of its connection, empty if that is not known.
+    """
 
     peer_id: PeerId
     certificate: Certificate | None
+    address: str = ""
 
 
 CallHandler = Callable[[Caller, bytes], Awaitable[bytes]]

@@ -8,10 +8,10 @@ refused like any liar.
 from __future__ import annotations
 
 import logging
+from typing import Protocol
 
 import trio
 
-from p2p.calls import CallLink
 from p2p.codec import decode_message, encode_message
 from p2p.configuration_book import ConfigurationBook
 from p2p.errors import P2PError, RefusedError, StaleError
@@ -26,7 +26,15 @@ GET = "configuration.get"
 OFFER = "configuration.offer"
 
 
-async def fetch_configuration(link: CallLink, book: ConfigurationBook) -> None:
+class Asked(Protocol):
+    """Whoever can be asked: a `CallLink` or an `Uplink`."""
+
+    async def call(self, method: str, body: bytes) -> bytes:
+        """Ask and wait for the answer."""
+        ...
+
+
+async def fetch_configuration(link: Asked, book: ConfigurationBook) -> None:
     """Get the configuration from a bootstrap and take it if it is good.
 
     Raises: UntrustedError (ForkError, StaleError), MalformedError: do not deal with this bootstrap.

@@ -258,6 +258,7 @@ REFUSALS = {
     "bad_request": "the request cannot be rendered for this model",
     "unsupported": "the request needs something that this node does not have",
     "runtime": "the runtime is not ready",
+    "needs_voucher": "the node takes no leases: offer again with a hold's own voucher",
 }
 """Refusal codes of a node, with their meaning. `context_length_exceeded`, `bad_request` and
 `unsupported` are the caller's to mend; after all others the gateway tries another node."""

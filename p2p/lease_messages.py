@@ -14,11 +14,12 @@ amount counts as held until it comes back.
       LeasedCapture(LeasedHold, legs) ───────────▶   held -> earnings, fees, treasury; once per hold
       LeaseReturn(amount, final) ────────────────▶   held -> available
 
-A job that is paid from a lease makes one transfer, its capture, whose ID is derived from the hold's
-(`leased_capture_id`), so that each hold is paid once. What a lease has left at its end goes back by
-LeaseReturn or by the sweep. The ledger promises a node the lease and not this job's part of it: a
-gateway that promises more than it has is refused at the capture, the refusal is recorded against
-it, and the node has lost that job's pay (docs/explanation/trust.md says how much that can be).
+A job that is paid from a lease makes one transfer, its capture, which has the ID of the leased
+hold: so each hold is paid once, be it leased or placed at the ledger, because both need the same
+ID. What a lease has left at its end goes back by LeaseReturn or by the sweep. The ledger promises a
+node the lease and not this job's part of it: a gateway that promises more than it has is refused at
+the capture, the refusal is recorded against it, and the node has lost that job's pay
+(docs/explanation/trust.md says how much that can be).
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ from p2p.limits import (
 )
 from p2p.prices import PriceTerms
 from p2p.signing import Document, Signed
+
+UnchargedJobs = Annotated[int, Range(0, 1_000_000)]
+LEDGER_NOTICE_TOPIC = "ledger-notices"
 
 
 @message(74)
@@ -114,8 +118,11 @@ class LeasedCapture(Document):
 @message(79)
 @dataclass(frozen=True, slots=True)
 class LeaseReturn(Document):
-    """Gives a part of a lease back; `final` ends it with all that it has left. Signed by the
-    gateway."""
+    """Gives a part of a lease back; `final` ends it with all that it has left (`amount` is 0 then).
+
+    Signed by the gateway. `failed` and `client_left` count the jobs of this lease that cost nothing
+    and were not told before, for the payer's statistics (what a ReleaseRequest is for a hold).
+    """
 
     PURPOSE: ClassVar[str] = "lease-return"
     return_id: Id
@@ -123,6 +130,8 @@ class LeaseReturn(Document):
     amount: Amount
     final: bool
     issued_ms: int
+    failed: UnchargedJobs = 0
+    client_left: UnchargedJobs = 0
 
 
 @message(49)
@@ -181,9 +190,18 @@ class LedgerNotice(Document):
     wanted_keys: Annotated[tuple[Id, ...], Limit(NOTICE_MARKS_MAX)] = ()
 
 
+@message(86)
+@dataclass(frozen=True, slots=True)
+class LedgerNoticeMessage(Message):
+    """A LedgerNotice as it is gossiped: with the certificate of the bootstrap that signed it."""
+
+    notice: Signed
+    chain: Annotated[tuple[Signed, ...], Limit(CERTIFICATES_MAX, 1)]
+
+
 def leased_capture_id(hold_id: bytes) -> bytes:
-    """Give the ID of the transfer that captures a leased hold: one for each hold, for ever."""
-    return hashlib.sha256(b"resultity/leased-capture/1" + hold_id).digest()[:16]
+    """Give the ID of the transfer that captures a leased hold: the hold's own."""
+    return hold_id
 
 
 def key_mark(key_id: str) -> bytes:

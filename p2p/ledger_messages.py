@@ -20,6 +20,8 @@ from p2p.prices import PriceTerms
 from p2p.signing import Document, Signed
 from p2p.types import AccountId
 
+EARNINGS = "ledger.earnings"
+"""The call that an EarningsRequest goes to (the others are in ledger/methods.py)."""
 Name = Annotated[str, Limit(NAME_CHARACTERS_MAX)]
 Account = Annotated[AccountId, Limit(NAME_CHARACTERS_MAX)]
 PublicKey = Annotated[bytes, Limit(32, 32)]
@@ -239,13 +241,19 @@ class StatementRequest(Document):
 @message(70)
 @dataclass(frozen=True, slots=True)
 class Statement(Message):
-    """A namespace's balance with its signed grants: `available + held + spent = granted`."""
+    """A namespace's balance with its signed grants: `available + held + spent = granted`.
+
+    `spent` is net of what decisions of disputes gave back, which `credited` adds up. `leased`
+    is the part of `held` that gateways may spend by themselves.
+    """
 
     available: Annotated[int, Range(0, 2**62)]
     held: Annotated[int, Range(0, 2**62)]
     spent: Annotated[int, Range(0, 2**62)]
     granted: Annotated[int, Range(0, 2**62)]
     grants: Annotated[tuple[Signed, ...], Limit(1024)]
+    credited: Annotated[int, Range(0, 2**62)] = 0
+    leased: Annotated[int, Range(0, 2**62)] = 0
 
 
 @message(71)
@@ -294,7 +302,7 @@ class EarningsStatement(Message):
     """What an account's nodes earned with `legs` attempts, and its gateways in fees.
 
     The unmatured parts are in the sums: a correction may still take them back. `mature_after_s`:
-    how long that is possible.
+    how long that is possible, and longer for the disputed parts (which are in the unmatured).
     """
 
     earned: Annotated[int, Range(0, 2**62)]
@@ -303,3 +311,5 @@ class EarningsStatement(Message):
     unmatured_earned: Annotated[int, Range(0, 2**62)] = 0
     unmatured_fees: Annotated[int, Range(0, 2**62)] = 0
     mature_after_s: Annotated[int, Range(0, 2**40)] = 0
+    disputed_earned: Annotated[int, Range(0, 2**62)] = 0
+    disputed_fees: Annotated[int, Range(0, 2**62)] = 0

@@ -21,6 +21,8 @@ LEGS_PER_CAPTURE_MAX = 8
 CAPTURES_PER_BATCH_MAX = 32
 """A capture of one leg is about 1.2 kB; 32 of 8 legs still fit one frame."""
 NOTICE_MARKS_MAX = 256
+HOLDS_PER_QUERY_MAX = 256
+"""Of a node that asks for many at once: the answer to each costs a reading of its capture."""
 TOKENS_MAX = 10_000_000
 """No model has a context near this; keeps every product of tokens and prices within 63 bits."""
 PRICE_MICROCREDITS_MAX = 10**12

@@ -14,7 +14,12 @@ from typing import Annotated, ClassVar
 from p2p.codec import Limit, Message, Range, message
 from p2p.job_messages import Amount, Digest, Id, Peer
 from p2p.ledger_messages import Account
-from p2p.limits import CERTIFICATES_MAX, NAME_CHARACTERS_MAX, TEXT_CHARACTERS_MAX
+from p2p.limits import (
+    AMOUNT_MICROCREDITS_MAX,
+    CERTIFICATES_MAX,
+    NAME_CHARACTERS_MAX,
+    TEXT_CHARACTERS_MAX,
+)
 from p2p.signing import Document, Signed
 
 Position = Annotated[int, Range(0, 2**62)]
@@ -50,14 +55,16 @@ class ConsumerLeg(Message):
 @message(121)
 @dataclass(frozen=True, slots=True)
 class OperatorLeg(Message):
-    """What one capture paid to one account; it names no consumer.
+    """What one capture paid to one account, or a correction took back (less than 0); it names no
+    consumer.
 
     `account` is a ledger account (`earnings:`, `fees:` or `treasury`). `evidence` is the SHA-256 of
-    the node receipt's body for earnings, of the capture request's body for fees.
+    the node receipt's body for earnings, of the capture request's body for fees, of the
+    DisputeResolution's body for a correction.
     """
 
     account: LedgerAccount
-    amount: Amount
+    amount: Annotated[int, Range(-AMOUNT_MICROCREDITS_MAX, AMOUNT_MICROCREDITS_MAX)]
     evidence: Digest
     at_ms: int
 

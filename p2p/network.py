@@ -74,6 +74,11 @@ class Stream(Protocol):
         ...
 
 
+def remote_address_of(stream: Stream) -> str:
+    """Give the IP address that a stream comes from; empty if the adapter does not know it."""
+    return str(getattr(stream, "remote_address", ""))
+
+
 StreamHandler = Callable[[Stream], Awaitable[None]]
 """Serves one inbound stream: closed by the adapter when it returns, reset when it raises."""
 

@@ -27,6 +27,7 @@ HOLD_BEYOND_DEADLINE_S_MIN = 60
 """Time to settle after a job's last moment, over a bootstrap that is restarting."""
 
 Hex32 = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Hex16 = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Price = Annotated[int, pydantic.Field(ge=0, le=PRICE_MICROCREDITS_MAX)]
 Tokens = Annotated[int, pydantic.Field(ge=1, le=TOKENS_MAX)]
 BasisPoints = Annotated[int, pydantic.Field(ge=0, le=5000)]
@@ -75,12 +76,31 @@ class Fees(_Frozen):
 
 
 class Participation(_Frozen):
-    """Who may join and open accounts."""
+    """Who may join and open accounts.
+
+    `accounts`: `open` to everybody at the two rates an hour (`..._per_network_max`: for the clients
+    of one /24 or /48), or by `invite`. Invites are signed by the authority or one of `invite_keys`;
+    one whose ID is in `revoked_invites` opens nothing more.
+    """
 
     nodes: Literal["open"] = "open"
-    accounts: Literal["open"] = "open"
+    accounts: Literal["open", "invite"] = "open"
     node_certificate_lifetime_s: Annotated[int, pydantic.Field(ge=60)] = 30 * 86_400
     accounts_opened_per_hour_max: Annotated[int, pydantic.Field(ge=1)] = 600
+    accounts_opened_per_hour_per_network_max: Annotated[int, pydantic.Field(ge=1)] = 60
+    invite_keys: tuple[Hex32, ...] = ()
+    revoked_invites: tuple[Hex16, ...] = ()
+    referral_within_s: Annotated[int, pydantic.Field(ge=0, le=10 * 365 * 86_400)] = 30 * 86_400
+
+    @property
+    def invite_public_keys(self) -> frozenset[bytes]:
+        """The keys that may sign invites beside the authority's."""
+        return frozenset(bytes.fromhex(key) for key in self.invite_keys)
+
+    @property
+    def revoked_invite_ids(self) -> frozenset[bytes]:
+        """The invites that open nothing more."""
+        return frozenset(bytes.fromhex(invite_id) for invite_id in self.revoked_invites)
 
 
 class Limits(_Frozen):
@@ -88,9 +108,12 @@ class Limits(_Frozen):
 
     `grant_microcredits_per_mint_key_and_day_max`: all grants that one mint key makes on one UTC
     day. `earnings_mature_after_s`: until then a correction may take earnings back.
+    `dispute_window_s`: how long after a charge it can be disputed (at most until it matures).
     `lease_usable_s`: how long a lease takes new jobs (0: the network has no leases); it lives
     `hold_lifetime_s_max` longer, so that those jobs can be settled. A gateway that is cut off can
     use a revoked key for as long. `lease_microcredits_max`: the most that one lease sets aside.
+    `gateway_exposure_microcredits_max`: the most that one gateway may hold (in open holds and
+    leases) and charge on one UTC day together.
     """
 
     hold_lifetime_s_max: Annotated[int, pydantic.Field(ge=10, le=86_400)] = 900
@@ -107,10 +130,15 @@ class Limits(_Frozen):
         ),
     ] = 10**12
     earnings_mature_after_s: Annotated[int, pydantic.Field(ge=0, le=365 * 86_400)] = 7 * 86_400
+    dispute_window_s: Annotated[int, pydantic.Field(ge=0, le=365 * 86_400)] = 3 * 86_400
     lease_usable_s: Annotated[int, pydantic.Field(ge=0, le=86_400)] = 300
     lease_microcredits_max: Annotated[int, pydantic.Field(ge=0, le=AMOUNT_MICROCREDITS_MAX)] = (
         10 * 10**6
     )
+
+    gateway_exposure_microcredits_max: Annotated[
+        int, pydantic.Field(ge=0, le=AMOUNT_MICROCREDITS_MAX)
+    ] = 10**12
 
     @pydantic.model_validator(mode="after")
     def _holds_outlive_jobs(self) -> Limits:
@@ -125,7 +153,8 @@ class Limits(_Frozen):
 
 class Rcp(_Frozen):
     """How contribution points are given (`ledger/rcp.py`): an epoch's length, its pool of points,
-    the shares of the kinds in 1/10000, and how much of one payer's money at one node counts."""
+    the shares of the kinds in 1/10000, how much of one payer's money at one node counts, and how
+    much of the fees that one referred account pays in an epoch."""
 
     epoch_days: Annotated[int, pydantic.Field(ge=1, le=366)] = 1
     points_per_epoch: Annotated[int, pydantic.Field(ge=0, le=10**12)] = 10**6
@@ -134,6 +163,9 @@ class Rcp(_Frozen):
     validation_basis_points: Share = 0
     referral_basis_points: Share = 0
     pair_cap_microcredits: Annotated[int, pydantic.Field(ge=0, le=AMOUNT_MICROCREDITS_MAX)] = 10**9
+    referral_cap_microcredits: Annotated[int, pydantic.Field(ge=0, le=AMOUNT_MICROCREDITS_MAX)] = (
+        10**8
+    )
 
     @pydantic.model_validator(mode="after")
     def _shares_are_of_one_pool(self) -> Rcp:
@@ -143,11 +175,24 @@ class Rcp(_Frozen):
         return self
 
 
+class Witness(_Frozen):
+    """Who cosigns checkpoints of the log: the name in its signature lines, and its public key."""
+
+    name: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,99}$")]
+    public_key: Hex32
+
+
 class NetworkConfiguration(_Frozen):
     """One version of the configuration. Keys are lower-case hex.
 
     `mint_keys` sign new grants. A key that is no longer used moves to `retired_mint_keys`: what it
     granted stays good. A key in neither list makes all that it ever granted worthless.
+    `dispute_keys` decide disputes (none: there are no disputes here), and move to
+    `retired_dispute_keys` in the same way.
+
+    `log_keys`: the keys that sign, or ever signed, checkpoints of the log; if none is named, any
+    that a certified bootstrap names counts. `mirror_peers`: the bootstraps that get the ledger's
+    records. `witness_quorum`: how many of `witnesses` must have cosigned what a user believes.
     """
 
     format: Literal["resultity/network-configuration/1"] = "resultity/network-configuration/1"
@@ -162,7 +207,13 @@ class NetworkConfiguration(_Frozen):
     rcp: Rcp = Rcp()
     mint_keys: tuple[Hex32, ...] = ()
     retired_mint_keys: tuple[Hex32, ...] = ()
+    dispute_keys: Annotated[tuple[Hex32, ...], pydantic.Field(max_length=16)] = ()
+    retired_dispute_keys: tuple[Hex32, ...] = ()
     banned_peers: tuple[str, ...] = ()
+    log_keys: tuple[Hex32, ...] = ()
+    mirror_peers: tuple[str, ...] = ()
+    witnesses: tuple[Witness, ...] = ()
+    witness_quorum: Annotated[int, pydantic.Field(ge=0, le=100)] = 0
 
     @pydantic.model_validator(mode="after")
     def _names_are_unique(self) -> NetworkConfiguration:
@@ -172,7 +223,16 @@ class NetworkConfiguration(_Frozen):
             raise ValueError("a model name or digest is listed twice")
         if (self.version == 1) != (self.predecessor_digest is None):
             raise ValueError("version 1 has no predecessor, every other version names one")
+        if len({witness.name for witness in self.witnesses}) != len(self.witnesses):
+            raise ValueError("a witness is listed twice")
+        if self.witness_quorum > len(self.witnesses):
+            raise ValueError("witness_quorum is more than there are witnesses")
         return self
+
+    @property
+    def log_public_keys(self) -> frozenset[bytes]:
+        """The keys whose checkpoints count; empty: the authority named none."""
+        return frozenset(bytes.fromhex(key) for key in self.log_keys)
 
     @property
     def mint_public_keys(self) -> tuple[bytes, ...]:
@@ -183,6 +243,23 @@ class NetworkConfiguration(_Frozen):
     def grant_public_keys(self) -> tuple[bytes, ...]:
         """The keys whose grants count: those that may sign now, and those that could earlier."""
         return tuple(bytes.fromhex(key) for key in (*self.mint_keys, *self.retired_mint_keys))
+
+    @property
+    def dispute_public_keys(self) -> tuple[bytes, ...]:
+        """The keys that may decide disputes, and read their evidence."""
+        return tuple(bytes.fromhex(key) for key in self.dispute_keys)
+
+    @property
+    def decision_public_keys(self) -> tuple[bytes, ...]:
+        """The keys whose decisions count: those that may decide now, or could earlier."""
+        keys = (*self.dispute_keys, *self.retired_dispute_keys)
+        return tuple(bytes.fromhex(key) for key in keys)
+
+    @property
+    def dispute_window_ms(self) -> int:
+        """How long a charge can be disputed: never longer than its earnings need to mature."""
+        limits = self.limits
+        return min(limits.dispute_window_s, limits.earnings_mature_after_s) * 1000
 
     @property
     def fee_rule(self) -> FeeRule:

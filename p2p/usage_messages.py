@@ -51,7 +51,8 @@ class UsageRow(Message):
     """What one API key did with one model on one day.
 
     `requests` = complete + `client_left` + `failed`; `captured` of them were charged, and tokens,
-    `charged` and `duration_ms` are sums over those.
+    `charged` and `duration_ms` are sums over those. `credited`: what decisions of disputes gave
+    back on this day.
     """
 
     day: Day
@@ -65,6 +66,7 @@ class UsageRow(Message):
     output_tokens: Count
     charged: Count
     duration_ms: Count
+    credited: Count = 0
 
 
 @message(162)
@@ -115,8 +117,9 @@ BasisPoints = Annotated[int, Range(0, 10_000)]
 @message(165)
 @dataclass(frozen=True, slots=True)
 class RcpParameters(Message):
-    """By what points are given: the pool of an epoch, its shares in 1/10000, and the cap on what
-    one payer's money at one node counts (microcredits in an epoch)."""
+    """By what points are given: the pool of an epoch, its shares in 1/10000, and the caps on what
+    one payer's money at one node counts, and on what one referred account's fees count
+    (microcredits in an epoch)."""
 
     points: Annotated[int, Range(0, 10**12)]
     work_basis_points: BasisPoints
@@ -124,17 +127,22 @@ class RcpParameters(Message):
     validation_basis_points: BasisPoints
     referral_basis_points: BasisPoints
     pair_cap_microcredits: Annotated[int, Range(0, 10**17)]
+    referral_cap_microcredits: Annotated[int, Range(0, 10**17)] = 0
 
 
 @message(166)
 @dataclass(frozen=True, slots=True)
 class RcpScore(Message):
-    """An account's part of an epoch: what counted (microcredits, minutes) and its points."""
+    """An account's part of an epoch: what counted (microcredits, minutes) and its points.
+
+    `referral_fees`: what accounts that it referred paid in fees, as far as that counts.
+    """
 
     account_id: Account
     points: Count
     work: Count
     uptime_minutes: Count
+    referral_fees: Count = 0
 
 
 @message(167)
@@ -142,7 +150,8 @@ class RcpScore(Message):
 class RcpEpoch(Document):
     """An epoch as it was frozen. Signed by the bootstrap that froze it.
 
-    `scores_digest` is the SHA-256 over the encoded RcpScores, the highest first; `configuration` is
+    `scores_digest` is the SHA-256 over the encoded RcpScores, the highest first, each without
+    `referral_fees` where that is 0; `configuration` is
     the version that the parameters are from; `chain` certifies the bootstrap, so that anybody can
     check an epoch for ever.
     """

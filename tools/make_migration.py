@@ -1,9 +1,9 @@
 """Writes the next revision of the ledger's tables: `python tools/make_migration.py <name>`.
 
 It makes a database with the revisions that are there, compares it with the tables in
-`ledger/store/*tables.py`, and writes the difference to ledger/store/migrations/versions/. Read what
-it wrote: Alembic sees neither renames nor changed CHECK constraints, and a new column of a table
-that has rows needs a `server_default`.
+`ledger/store/**/*tables.py`, and writes the difference to ledger/store/migrations/versions/. Read
+what it wrote: Alembic sees neither renames nor changed CHECK constraints, and a new column of a
+table that has rows needs a `server_default`.
 """
 
 from __future__ import annotations

@@ -21,12 +21,16 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from p2p import (
+    claim_messages,
     codec,
+    dispute_messages,
     job_messages,
     lease_messages,
     ledger_messages,
     log_messages,
     membership,
+    mirror_messages,
+    opening_messages,
     usage_messages,
 )
 from p2p.admission import JoinRequest, NodeBinding
@@ -47,6 +51,8 @@ MODULES = (
     "p2p.adverts",
     "p2p.calls",
     "p2p.certificates",
+    "p2p.claim_messages",
+    "p2p.dispute_messages",
     "p2p.job_messages",
     "p2p.key_limits",
     "p2p.lease_messages",
@@ -54,6 +60,8 @@ MODULES = (
     "p2p.link",
     "p2p.log_messages",
     "p2p.membership",
+    "p2p.mirror_messages",
+    "p2p.opening_messages",
     "p2p.prices",
     "p2p.signing",
     "p2p.usage_messages",
@@ -78,9 +86,18 @@ SIGNED_FIELDS: dict[str, tuple[type[Document], str]] = {
     "grants": (ledger_messages.Grant, "mint"),
     "epoch": (usage_messages.RcpEpoch, "bootstrap"),
     "log_key": (log_messages.LogKey, "bootstrap"),
+    "alarm": (mirror_messages.LogAlarm, "bootstrap"),
+    "invite": (opening_messages.AccountInvite, "authority"),
+    "invited": (opening_messages.InvitedFounding, "account"),
+    "opening": (opening_messages.InvitedFounding, "account"),
     "lease": (lease_messages.Lease, "bootstrap"),
     "hold": (lease_messages.LeasedHold, "gateway"),
     "captures": (lease_messages.LeasedCapture, "gateway"),
+    "notice": (lease_messages.LedgerNotice, "bootstrap"),
+    "resolution": (dispute_messages.DisputeResolution, "mint"),
+    "answers": (dispute_messages.DisputeAnswer, "account"),
+    "leased_hold": (lease_messages.LeasedHold, "gateway"),
+    "claims": (claim_messages.Claim, "node"),
 }
 """What travels in each field of type Signed, and who signs it here."""
 SIGNERS: dict[type[Document], str] = {
@@ -91,6 +108,9 @@ SIGNERS: dict[type[Document], str] = {
     usage_messages.UsageRequest: "account",
     usage_messages.UptimeRecord: "bootstrap",
     log_messages.InclusionRequest: "account",
+    opening_messages.Referral: "account",
+    dispute_messages.DisputeOpening: "account",
+    dispute_messages.DisputeRequest: "account",
 }
 
 

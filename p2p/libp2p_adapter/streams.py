@@ -33,6 +33,12 @@ class LibP2PStream:
         self._stream: MuxerStream = net_stream.muxed_stream
         self.remote = remote
 
+    @property
+    def remote_address(self) -> str:
+        """The other side's IP address; empty if the connection is gone."""
+        address = self._stream.get_remote_address()
+        return address[0] if address else ""
+
     async def send_all(self, data: bytes) -> None:
         """Send all bytes. Raises: SessionLostError if the stream or connection is gone."""
         try:
