@@ -5,6 +5,9 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do 
 	"$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	2>/dev/null && echo "$$candidate" && break; done)
 BIN := .venv/bin
+# One process more than processors. The tests of a file stay together: they share what they start.
+JOBS ?= $(shell "$(PYTHON)" -c 'import os; print((os.cpu_count() or 1) + 1)')
+PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := install
 .PHONY: install demo up test check format bench soak clean
@@ -19,8 +22,8 @@ demo: install ## a whole network on this machine, two questions, receipts verifi
 up: install ## a network of your own on this machine, until Ctrl-C
 	@$(BIN)/resultity up
 
-test: install ## every test
-	$(BIN)/pytest tests
+test: install ## every test, several at once (much of their time is waiting); JOBS=0: one by one
+	$(BIN)/pytest tests $(PARALLEL)
 
 check: install ## format, lint, types, import arrows
 	$(BIN)/ruff format --check .
@@ -36,7 +39,7 @@ bench: install ## speed of the gateway's path, beside a baseline
 	$(BIN)/python tests/bench/run.py
 
 soak: install ## the tests with long runs switched on
-	RESULTITY_SOAK=1 $(BIN)/pytest tests
+	RESULTITY_SOAK=1 $(BIN)/pytest tests $(PARALLEL)
 
 clean: ## remove what the other targets made (the cached llama.cpp wheel stays)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

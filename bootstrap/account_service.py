@@ -108,4 +108,5 @@ def _summary(key: ApiKeyEntry, usage: KeyUsage, now_ms: int) -> KeySummary:
         key.models,
         key.gateways,
         key.limits,
+        key.limit_changes,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from p2p.admission import JOIN, Applicant, JoinResult, certificate_chain, verify_join_request
 from p2p.calls import Caller, CallHandler
@@ -58,7 +59,7 @@ class AdmissionService:
         applicant = verify_join_request(
             decode_message(body, Signed), self._membership.network, caller.peer_id, now_ms
         )
-        await self._bind_node(applicant)
+        await self._bind_node(replace(applicant, address=caller.address))
         certificate = issue_certificate(
             self._membership.key_pair,
             self._membership.network,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import trio
 
-from bootstrap.account_door import AccountDoor
+from bootstrap.account_door import AccountDoor, direct_opening
 from bootstrap.admission_service import AdmissionService
 from bootstrap.advert_directory import AdvertDirectory
 from bootstrap.configuration_service import ConfigurationService
@@ -19,6 +19,9 @@ from bootstrap.limits import (
     CERTIFICATE_WARNING_S,
 )
 from bootstrap.log_service import LogService
+from bootstrap.log_watch import LogWatch
+from bootstrap.mirroring import LedgerParts, make_ledger, work_on_ledger
+from bootstrap.notices import Notices
 from bootstrap.rcp_service import RcpService
 from bootstrap.settings import BootstrapSettings
 from ledger.errors import LedgerError
@@ -35,12 +38,11 @@ from p2p.configuration_book import ConfigurationBook
 from p2p.configuration_sync import enforce_bans, follow_configuration
 from p2p.errors import P2PError, RefusedError
 from p2p.identity import load_or_create_key
-from p2p.ledger_messages import AccountFounding
 from p2p.listening import choose_listen_addresses, remember_port
 from p2p.member_files import load_chain
 from p2p.membership import Membership
 from p2p.network import Network
-from p2p.signing import KeyPair, Signed, open_signed
+from p2p.signing import KeyPair, Signed
 from p2p.software import SOFTWARE
 from p2p.types import PeerId, Role
 
@@ -75,7 +77,7 @@ async def run(
     membership = _membership(settings, key_pair, book, clock_ms)
     port_file = settings.data_dir / "p2p.port"
     listen = choose_listen_addresses(settings.listen, port_file)
-    ledger = Ledger(settings.ledger_url, network_id, clock_ms=clock_ms)
+    ledger = make_ledger(settings, book, clock_ms)
 
     def check(key: bytes, value: bytes) -> int:
         return check_record(network_id, clock_ms(), key, decode_message(value, Signed))
@@ -88,7 +90,10 @@ async def run(
         ) as network:
             remember_port(network.addresses(), port_file)
             directory = AdvertDirectory(network_id, clock_ms=clock_ms)
-            logs = _log_service(settings, membership, ledger, clock_ms)
+            logs = _log_service(settings, membership, ledger, book, clock_ms)
+            watch = LogWatch(
+                ledger, key_pair, membership.chain, network_id, lambda: book.current, clock_ms
+            )
             points = RcpService(
                 ledger,
                 key_pair,
@@ -98,6 +103,7 @@ async def run(
                 directory.live_nodes,
                 clock_ms,
             )
+            notices = Notices(key_pair, membership.chain, network_id, clock_ms)
             _serve_calls(
                 network,
                 membership,
@@ -106,14 +112,16 @@ async def run(
                 ledger,
                 clock_ms,
                 book,
-                {**logs.handlers(), **points.handlers()},
+                notices,
+                {**logs.handlers(), **watch.handlers(), **points.handlers()},
             )
             nursery.start_soon(configuration.run, network)
             nursery.start_soon(follow_configuration, network, book)
             nursery.start_soon(enforce_bans, network, book, membership)
             nursery.start_soon(directory.run, network)
-            nursery.start_soon(logs.run, network)
-            nursery.start_soon(points.run)
+            parts = LedgerParts(ledger, logs, watch, points)
+            nursery.start_soon(work_on_ledger, network, settings, parts, book, membership, clock_ms)
+            nursery.start_soon(notices.run, network)
             log.info("bootstrap %s serves %s", key_pair.peer_id, network_id)
             task_status.started(RunningBootstrap(key_pair.peer_id, network.addresses()))
             await trio.sleep_forever()
@@ -147,7 +155,11 @@ def _membership(
 
 
 def _log_service(
-    settings: BootstrapSettings, membership: Membership, ledger: Ledger, clock_ms: Clock
+    settings: BootstrapSettings,
+    membership: Membership,
+    ledger: Ledger,
+    book: ConfigurationBook,
+    clock_ms: Clock,
 ) -> LogService:
     return LogService(
         ledger,
@@ -156,6 +168,7 @@ def _log_service(
         membership.chain,
         settings.network_id,
         clock_ms,
+        lambda: book.current.log_public_keys,
     )
 
 
@@ -167,14 +180,17 @@ def _serve_calls(
     ledger: Ledger,
     clock_ms: Clock,
     book: ConfigurationBook,
+    notices: Notices,
     others: dict[str, CallHandler],
 ) -> None:
     door = AccountDoor(ledger, lambda: book.current, clock_ms)
 
     async def bind_node(applicant: Applicant) -> None:
-        document = open_signed(applicant.founding, AccountFounding, network.network_id)
+        opening = direct_opening(
+            applicant.opening, network.network_id, applicant.peer_id, applicant.address
+        )
         try:
-            await door.open(applicant.founding, document)
+            await door.open(opening)
             await door.require_key(applicant.account_id, applicant.account_key)
             await ledger.bind_node(applicant.peer_id, applicant.account_id)
         except LedgerError as error:
@@ -182,7 +198,13 @@ def _serve_calls(
 
     admission = AdmissionService(membership, book, bind_node, clock_ms=clock_ms)
     money = LedgerService(
-        ledger, membership.key_pair, network.network_id, lambda: book.current, clock_ms, door
+        ledger,
+        membership.key_pair,
+        network.network_id,
+        lambda: book.current,
+        clock_ms,
+        door,
+        notices,
     )
     handle_calls(
         network,

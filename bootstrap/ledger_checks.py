@@ -7,29 +7,35 @@ thread only decides. What is left to the rules is whether the signer may do it.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 from ledger.errors import NotAuthorizedError, ReceiptError
 from ledger.limits import LOOKUP_AGE_MS_MAX
 from ledger.operations import (
+    AnswerDispute,
     CaptureHold,
+    CaptureLeased,
     ChangeAccountKeys,
+    ChangeKeyLimits,
     CreateKey,
-    FoundAccount,
     Leg,
     MakeGrant,
     OpenNamespace,
     Operation,
+    ReferAccount,
+    ResolveDispute,
     RevokeKey,
     RotateKey,
 )
-from p2p.account_messages import AccountKeyChange, ApiKeyRotation
+from p2p.account_messages import AccountKeyChange, ApiKeyRotation, KeyLimitsChange
 from p2p.calls import Caller
 from p2p.certificates import Certificate
-from p2p.codec import decode_any_message
+from p2p.codec import decode_any_message, decode_message
+from p2p.dispute_messages import DisputeAnswer, DisputeResolution
 from p2p.errors import MalformedError, RefusedError, StaleError, UntrustedError
 from p2p.job_messages import DeliveryCount, NodeReceipt
+from p2p.lease_messages import LeasedCapture, LeasedHold
 from p2p.ledger_messages import (
-    AccountFounding,
     CaptureLeg,
     CaptureRequest,
     Grant,
@@ -38,6 +44,7 @@ from p2p.ledger_messages import (
     NamespaceOpening,
 )
 from p2p.network_configuration import NetworkConfiguration
+from p2p.opening_messages import Referral
 from p2p.signing import Signed, open_signed
 from p2p.types import NetworkId, PeerId, Role, peer_id_from_public_key, public_key_of
 
@@ -64,6 +71,24 @@ def require_signer(caller: Caller, signed: Signed) -> None:
         raise RefusedError("not_entitled", "this must be signed by the peer that sends it")
 
 
+def from_gateway(caller: Caller, body: bytes, configuration: NetworkConfiguration) -> Signed:
+    """Give what a certified gateway, which nobody shut out, asks in its own name.
+
+    Raises: RefusedError `not_entitled`, MalformedError.
+    """
+    require_may_spend(caller, configuration)
+    signed = decode_message(body, Signed)
+    require_signer(caller, signed)
+    return signed
+
+
+def require_may_spend(caller: Caller, configuration: NetworkConfiguration) -> None:
+    """Refuse whoever is no gateway, or was shut out. Raises: RefusedError `not_entitled`."""
+    require_role(caller, Role.GATEWAY)
+    if configuration.is_banned(caller.peer_id):
+        raise RefusedError("not_entitled", "the network's authority has shut this gateway out")
+
+
 def check_fresh(issued_ms: int, now_ms: int) -> None:
     """Refuse an old question, which somebody may be repeating. Raises: StaleError."""
     if abs(now_ms - issued_ms) > LOOKUP_AGE_MS_MAX:
@@ -79,10 +104,29 @@ def capture_operation(
 
     Raises: ReceiptError naming the leg.
     """
-    legs = tuple(
-        _open_leg(network, number, leg, signed.signer) for number, leg in enumerate(document.legs)
-    )
+    legs = _open_legs(network, document.legs, signed.signer)
     return CaptureHold(signed, document, gateway_id, legs)
+
+
+def leased_capture_operation(
+    network: NetworkId, signed: Signed, document: LeasedCapture, gateway_id: PeerId
+) -> CaptureLeased:
+    """Verify the gateway's signature on the leased hold, and both of each leg.
+
+    Raises: ReceiptError naming the leg, or the hold.
+    """
+    try:
+        hold = open_signed(document.hold, LeasedHold, network, signer=signed.signer)
+    except (UntrustedError, MalformedError) as error:
+        raise ReceiptError(f"the leased hold: {error}") from error
+    legs = _open_legs(network, document.legs, signed.signer)
+    return CaptureLeased(signed, document, hold, gateway_id, legs)
+
+
+def _open_legs(
+    network: NetworkId, legs: Sequence[CaptureLeg], gateway_key: bytes
+) -> tuple[Leg, ...]:
+    return tuple(_open_leg(network, number, leg, gateway_key) for number, leg in enumerate(legs))
 
 
 def _open_leg(network: NetworkId, number: int, leg: CaptureLeg, gateway_key: bytes) -> Leg:
@@ -103,8 +147,9 @@ def account_operation(
     the configuration does not name).
     """
     match decode_any_message(signed.body):
-        case AccountFounding():
-            return FoundAccount(signed, open_signed(signed, AccountFounding, network))
+        case Referral():
+            window_ms = configuration.participation.referral_within_s * 1000
+            return ReferAccount(signed, open_signed(signed, Referral, network), window_ms)
         case NamespaceOpening():
             return OpenNamespace(signed, open_signed(signed, NamespaceOpening, network))
         case KeyCreation():
@@ -113,8 +158,16 @@ def account_operation(
             return RevokeKey(signed, open_signed(signed, KeyRevocation, network))
         case ApiKeyRotation():
             return RotateKey(signed, open_signed(signed, ApiKeyRotation, network))
+        case KeyLimitsChange():
+            return ChangeKeyLimits(signed, open_signed(signed, KeyLimitsChange, network))
         case AccountKeyChange():
             return ChangeAccountKeys(signed, open_signed(signed, AccountKeyChange, network))
+        case DisputeAnswer():
+            return AnswerDispute(signed, open_signed(signed, DisputeAnswer, network))
+        case DisputeResolution():
+            if signed.signer not in configuration.dispute_public_keys:
+                raise NotAuthorizedError("this is not signed by a dispute key of the network")
+            return ResolveDispute(signed, open_signed(signed, DisputeResolution, network))
         case Grant():
             if signed.signer not in configuration.mint_public_keys:
                 raise NotAuthorizedError("this grant is not signed by a mint key of the network")

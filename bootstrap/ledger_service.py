@@ -12,16 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bootstrap.account_door import AccountDoor
+from bootstrap.account_door import AccountDoor, opening_of
 from bootstrap.account_service import AccountService
+from bootstrap.claim_service import ClaimService
+from bootstrap.dispute_service import DisputeService
+from bootstrap.lease_service import LeaseService
 from bootstrap.ledger_checks import (
     account_operation,
     cached_peer_id,
     capture_operation,
     check_fresh,
+    from_gateway,
     require_role,
     require_signer,
 )
+from bootstrap.notices import Notices
 from ledger import methods
 from ledger.accounts import namespace_path
 from ledger.errors import (
@@ -34,7 +39,7 @@ from ledger.errors import (
 from ledger.key_limits import check_gateway, proof_ends_ms
 from ledger.ledger import Ledger
 from ledger.limits import KEY_CACHE_S
-from ledger.operations import FoundAccount, PlaceHold, ReleaseHold
+from ledger.operations import PlaceHold, ReleaseHold
 from ledger.store.queries import KeyView, account_view, earnings_view, key_view, namespace_view
 from ledger.store.usage_queries import usage_report
 from ledger.transfer_rules import check_key_usable
@@ -75,6 +80,7 @@ class LedgerService:
         configuration: Callable[[], NetworkConfiguration],
         clock_ms: Callable[[], int],
         door: AccountDoor,
+        notices: Notices | None = None,
     ) -> None:
         """Serve a running ledger.
 
@@ -83,6 +89,7 @@ class LedgerService:
             configuration: gives the network configuration in force.
             clock_ms: milliseconds since 1970.
             door: opens accounts (shared with admission).
+            notices: told of changed keys and wanted leases (None: nobody listens).
         """
         self._ledger = ledger
         self._door = door
@@ -90,6 +97,12 @@ class LedgerService:
         self._network_id = network_id
         self._terms = AllowedTerms(configuration)
         self._clock_ms = clock_ms
+        self._notices = notices or Notices(key_pair, (), network_id, clock_ms)
+        self._claims = ClaimService(ledger, network_id, clock_ms)
+        self._disputes = DisputeService(ledger, network_id, self._terms, clock_ms)
+        self._leases = LeaseService(
+            ledger, key_pair, network_id, self._terms, clock_ms, self._notices
+        )
         self._accounts = AccountService(ledger, network_id, clock_ms)
 
     def handlers(self) -> dict[str, CallHandler]:
@@ -104,6 +117,9 @@ class LedgerService:
             methods.EARNINGS: _refusing(self._earnings),
             methods.USAGE: _refusing(self._usage),
             **{method: _refusing(h) for method, h in self._accounts.handlers().items()},
+            **{method: _refusing(h) for method, h in self._leases.handlers().items()},
+            **{method: _refusing(h) for method, h in self._disputes.handlers().items()},
+            **{method: _refusing(h) for method, h in self._claims.handlers().items()},
         }
 
     # --- the path of a job --------------------------------------------------------------------
@@ -115,18 +131,18 @@ class LedgerService:
         model = self._terms.model_for(document.terms, now_ms)
         configuration = self._terms.current(now_ms)
         lifetime_ms_max = configuration.limits.hold_lifetime_s_max * 1000 + CLOCK_SKEW_MS_MAX
-        result = await self._ledger.submit(
-            PlaceHold(
-                signed,
-                document,
-                self._network_id,
-                caller.peer_id,
-                certificate.account_id,
-                bytes.fromhex(model.digest),
-                configuration.fee_rule,
-                lifetime_ms_max,
-            )
+        operation = PlaceHold(
+            signed,
+            document,
+            self._network_id,
+            caller.peer_id,
+            certificate.account_id,
+            bytes.fromhex(model.digest),
+            configuration.fee_rule,
+            lifetime_ms_max,
+            configuration.limits.gateway_exposure_microcredits_max,
         )
+        result = await self._leases.submit(operation)
         return encode_message(
             HoldResult(self._voucher(caller, document), result.available, result.exists)
         )
@@ -203,11 +219,14 @@ class LedgerService:
     async def _operation(self, caller: Caller, body: bytes) -> bytes:
         require_role(caller, Role.GATEWAY, Role.BOOTSTRAP)
         signed = decode_message(body, Signed)
+        opening = opening_of(signed, self._network_id, caller, self._clock_ms())
+        if opening is not None:
+            return encode_message(await self._door.open(opening))
         configuration = self._terms.current(self._clock_ms())
         operation = account_operation(self._network_id, signed, configuration)
-        if isinstance(operation, FoundAccount):
-            return encode_message(await self._door.open(signed, operation.document))
-        return encode_message(await self._ledger.submit(operation))
+        result = await self._ledger.submit(operation)
+        self._notices.note_operation(operation)
+        return encode_message(result)
 
     async def _statement(self, caller: Caller, body: bytes) -> bytes:
         require_role(caller, Role.GATEWAY, Role.BOOTSTRAP)
@@ -220,7 +239,17 @@ class LedgerService:
             raise NamespaceUnknownError(f"there is no namespace {path}")
         spent = found.granted - found.available - found.held
         grants = tuple(decode_message(grant, Signed) for grant in found.grants)
-        return encode_message(Statement(found.available, found.held, spent, found.granted, grants))
+        return encode_message(
+            Statement(
+                found.available,
+                found.held,
+                spent,
+                found.granted,
+                grants,
+                found.credited,
+                found.leased,
+            )
+        )
 
     async def _readable_namespace(
         self, caller: Caller, signed: Signed, document: StatementRequest | UsageRequest
@@ -265,6 +294,8 @@ class LedgerService:
                 view.unmatured_earned,
                 view.unmatured_fees,
                 mature_after_s,
+                view.disputed_earned,
+                view.disputed_fees,
             )
         )
 
@@ -274,12 +305,7 @@ class LedgerService:
             raise NotAuthorizedError("this is not signed by a key of the account")
 
     def _from_gateway(self, caller: Caller, body: bytes) -> Signed:
-        require_role(caller, Role.GATEWAY)
-        if self._terms.current(self._clock_ms()).is_banned(caller.peer_id):
-            raise RefusedError("not_entitled", "the network's authority has shut this gateway out")
-        signed = decode_message(body, Signed)
-        require_signer(caller, signed)
-        return signed
+        return from_gateway(caller, body, self._terms.current(self._clock_ms()))
 
 
 def _refusing(handler: CallHandler) -> CallHandler:

@@ -7,13 +7,14 @@ was earned to a signing key of the account that earned it or to the node that si
 subject that does not exist and one that is not the asker's get the same answer.
 
 The log's key pair belongs to this bootstrap (`log.key` in its data folder) and is certified by it:
-a LogKey document, under the bootstrap's certificate from the authority.
+a LogKey document, under the bootstrap's certificate from the authority. The authority can name the
+keys itself (`log_keys` in the network configuration): then no other signs checkpoints that count.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import trio
 
@@ -26,19 +27,19 @@ from ledger.limits import LOG_LEAVES_MAX
 from ledger.log.appending import LogSigner
 from ledger.log.notes import log_origin
 from ledger.log.sequencer import Sequencer
-from ledger.store.log_proofs import checkpoint_message, consistency, inclusion_reply
-from ledger.store.log_queries import latest_checkpoint, leaves_between
+from ledger.store.log.proofs import checkpoint_message, consistency, inclusion_reply
+from ledger.store.log.queries import latest_checkpoint, leaves_between
 from p2p.calls import Caller, CallHandler
 from p2p.certificates import Chain
 from p2p.codec import decode_message, encode_message
 from p2p.errors import P2PError, RefusedError
 from p2p.log_messages import InclusionRequest, LogKey, LogRange
+from p2p.log_topics import CHECKPOINT_TOPIC
 from p2p.network import Network
 from p2p.signing import KeyPair, Signed, open_signed
 from p2p.types import NetworkId, Role
 
 log = logging.getLogger(__name__)
-CHECKPOINT_TOPIC = "checkpoints"
 _MEMBERS = (Role.NODE, Role.GATEWAY, Role.BOOTSTRAP)
 
 
@@ -53,6 +54,7 @@ class LogService:
         chain: Chain,
         network_id: NetworkId,
         clock_ms: Callable[[], int],
+        log_keys: Callable[[], Collection[bytes]] = tuple,
     ) -> None:
         """Serve a running ledger.
 
@@ -61,6 +63,7 @@ class LogService:
             log_key: signs checkpoints, and nothing else.
             chain: the bootstrap's certificate.
             clock_ms: milliseconds since 1970.
+            log_keys: the log keys that the configuration in force names; empty: any counts.
         """
         self._ledger = ledger
         self._network_id = network_id
@@ -68,7 +71,11 @@ class LogService:
         origin = log_origin(network_id)
         statement = key_pair.sign(network_id, LogKey(origin, log_key.public_key, clock_ms()))
         signer = LogSigner(origin, log_key, statement, tuple(chain))
-        self.sequencer = Sequencer(ledger, signer)
+        self.sequencer = Sequencer(
+            ledger,
+            signer,
+            may_sign=lambda: not log_keys() or log_key.public_key in log_keys(),
+        )
 
     def handlers(self) -> dict[str, CallHandler]:
         """Give the handler of each method, for `p2p.calls.serve_calls`."""
@@ -80,7 +87,10 @@ class LogService:
         }
 
     async def run(self, network: Network) -> None:
-        """Sequence, and gossip a new checkpoint from time to time, until cancelled."""
+        """Sequence, and gossip a new checkpoint from time to time, until cancelled.
+
+        (Not in a mirror, which only answers the calls.)
+        """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.sequencer.run)
             told = -1

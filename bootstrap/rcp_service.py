@@ -144,7 +144,7 @@ class RcpService:
         for signed, record in self._opened(inputs.uptime):
             seen += seen_nodes(signed.peer_id, record)
         parameters = parameters_of(configuration.rcp)
-        scores = scores_of(parameters, inputs.work, seen)
+        scores = scores_of(parameters, inputs.work, seen, inputs.referred)
         document = RcpEpoch(
             days.first,
             days.last - days.first + 1,

@@ -1,4 +1,5 @@
-"""Owns the rules by which an account's signing keys change, and an API key its secret. Pure.
+"""Owns the rules by which an account's signing keys change, and an API key its secret and
+limits. Pure.
 
 Theory of operation. Every operation of an account is taken under the keys that it has at that
 moment, and numbered by the ledger in that order: what a removed key signed is refused from the
@@ -13,10 +14,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ledger.account_rules import operated, record_of, result_of, signing_account
+from ledger.account_rules import (
+    check_key_values,
+    operated,
+    record_of,
+    result_of,
+    signing_account,
+)
 from ledger.book import Book
 from ledger.errors import (
     AccountUnknownError,
+    KeyRevokedError,
     KeyUnknownError,
     LimitError,
     NotAuthorizedError,
@@ -24,7 +32,7 @@ from ledger.errors import (
     ValueRefusedError,
 )
 from ledger.limits import ACCOUNT_KEYS_EVER_MAX
-from ledger.operations import ChangeAccountKeys, RotateKey, content_of
+from ledger.operations import ChangeAccountKeys, ChangeKeyLimits, RotateKey, content_of
 from ledger.records import Account, Change
 from ledger.transfer_rules import check_key_usable
 from p2p.account_messages import ACCOUNT_KEYS_MAX, AccountKeyChange
@@ -124,6 +132,42 @@ def rotate_key(book: Book, operation: RotateKey, now_ms: int) -> Change:
         previous_hold_key=key.hold_key if document.grace_ms else b"",
         previous_until_ms=now_ms + document.grace_ms if document.grace_ms else 0,
     )
+    changed = operated(account)
+    record = record_of(signed, document, key.key_id, changed, now_ms)
+    return Change(result_of(signed), account=changed, key=after, record=record)
+
+
+def change_key_limits(book: Book, operation: ChangeKeyLimits, now_ms: int) -> Change:
+    """Replace the limits of an API key; what it has used counts under the new ones.
+
+    Raises: AccountUnknownError, NotAuthorizedError, KeyUnknownError, KeyRevokedError,
+    OperationOrderError, ValueRefusedError.
+    """
+    document, signed = operation.document, operation.signed
+    account = signing_account(book, document.account_id, signed)
+    key = book.keys.get(document.key_id)
+    if key is None or not key.namespace.startswith(f"{account.account_id}/"):
+        raise KeyUnknownError(f"this account has no API key {document.key_id}")
+    after = replace(
+        key,
+        expires_ms=document.expires_ms,
+        credit_cap_total=document.credit_cap_total,
+        models=document.models,
+        gateways=document.gateways,
+        limits=document.limits,
+        limit_changes=document.number,
+    )
+    if after == key:
+        return Change(result_of(signed, exists=True))
+    if key.revoked_ms:
+        raise KeyRevokedError(f"API key {key.key_id} was revoked")
+    if document.number != key.limit_changes + 1:
+        raise OperationOrderError(
+            f"change of the limits of API key {key.key_id}", document.number, key.limit_changes + 1
+        )
+    check_key_values(document.models, document.gateways, document.limits)
+    if document.expires_ms and document.expires_ms <= now_ms:
+        raise ValueRefusedError("this API key would have expired already: revoke it instead")
     changed = operated(account)
     record = record_of(signed, document, key.key_id, changed, now_ms)
     return Change(result_of(signed), account=changed, key=after, record=record)

@@ -6,6 +6,7 @@ with other content is refused.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from ledger.accounts import namespace_path
@@ -19,6 +20,7 @@ from ledger.errors import (
     NotAuthorizedError,
     ValueRefusedError,
 )
+from ledger.invite_rules import check_invitation
 from ledger.limits import KEYS_PER_NAMESPACE_MAX, NAMESPACES_PER_ACCOUNT_MAX
 from ledger.operations import (
     BindNode,
@@ -31,8 +33,9 @@ from ledger.operations import (
 from ledger.records import Account, ApiKeyEntry, Binding, Change, Namespace, SignedRecord
 from p2p.api_keys import is_key_id
 from p2p.codec import encode_message
-from p2p.key_limits import is_network
+from p2p.key_limits import KeyLimits, is_network
 from p2p.ledger_messages import TransferResult
+from p2p.opening_messages import InvitedFounding
 from p2p.signing import Document, Signed
 from p2p.types import AccountId, account_id_from_founding, is_account_id, is_namespace_name
 
@@ -40,7 +43,7 @@ from p2p.types import AccountId, account_id_from_founding, is_account_id, is_nam
 def found_account(book: Book, operation: FoundAccount, now_ms: int) -> Change:
     """Open an account; its ID is the hash of the founding document.
 
-    Raises: NotAuthorizedError if it is not signed by the key that it names.
+    Raises: NotAuthorizedError if it is not signed by the key that it names, InviteError.
     """
     document, signed = operation.document, operation.signed
     if signed.signer != document.signing_key:
@@ -48,6 +51,7 @@ def found_account(book: Book, operation: FoundAccount, now_ms: int) -> Change:
     account_id = account_id_from_founding(signed.body)
     if account_id in book.accounts:
         return Change(result_of(signed, exists=True))
+    invite_use = check_invitation(book, operation, account_id, now_ms)
     account = Account(
         account_id,
         frozenset([document.signing_key]),
@@ -56,8 +60,20 @@ def found_account(book: Book, operation: FoundAccount, now_ms: int) -> Change:
         created_ms=now_ms,
         operations=1,
     )
-    record = record_of(signed, document, account_id, account, now_ms)
-    return Change(result_of(signed), account=account, record=record)
+    # With an invite, the record is the document that has both: the founding and the invite.
+    kept, kind = signed, document.PURPOSE
+    if operation.invitation is not None:
+        kept, kind = operation.invitation.signed, InvitedFounding.PURPOSE
+    record = SignedRecord(
+        kept.digest(),
+        kind,
+        account_id,
+        encode_message(kept),
+        now_ms,
+        account_id,
+        account.operations,
+    )
+    return Change(result_of(signed), account=account, record=record, invite_use=invite_use)
 
 
 def open_namespace(book: Book, operation: OpenNamespace, now_ms: int) -> Change:
@@ -109,11 +125,7 @@ def create_key(book: Book, operation: CreateKey, now_ms: int) -> Change:
         return Change(result_of(signed, namespace.available, exists=True))
     if not is_key_id(document.key_id):
         raise ValueRefusedError("an API key's ID is 16 characters of a-z and 2-7")
-    texts = (document.name, *document.models, *document.gateways)
-    if any(not text.isprintable() for text in texts):
-        raise ValueRefusedError("the texts of an API key are printable")
-    if not all(is_network(text) for text in document.limits.networks):
-        raise ValueRefusedError("a source network is in CIDR form, such as 192.0.2.0/24")
+    check_key_values((document.name, *document.models), document.gateways, document.limits)
     if document.expires_ms and document.expires_ms <= now_ms:
         raise ValueRefusedError("this API key would have expired already")
     if namespace.keys >= KEYS_PER_NAMESPACE_MAX:
@@ -140,6 +152,14 @@ def create_key(book: Book, operation: CreateKey, now_ms: int) -> Change:
         key=key,
         record=record_of(signed, document, key.key_id, account, now_ms),
     )
+
+
+def check_key_values(texts: Iterable[str], gateways: Iterable[str], limits: KeyLimits) -> None:
+    """See that what an owner sets for an API key can be used. Raises: ValueRefusedError."""
+    if any(not text.isprintable() for text in (*texts, *gateways)):
+        raise ValueRefusedError("the texts of an API key are printable")
+    if not all(is_network(text) for text in limits.networks):
+        raise ValueRefusedError("a source network is in CIDR form, such as 192.0.2.0/24")
 
 
 def revoke_key(book: Book, operation: RevokeKey, now_ms: int) -> Change:

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ledger.claims import ClaimEntry
+from ledger.disputes import DisputeBook
+from ledger.exposure import GatewayExposure, moved
 from ledger.log.batch import LogBatch
 from ledger.operations import FreezeEpoch, KeepUptime
 from ledger.records import (
@@ -19,13 +22,17 @@ from ledger.records import (
     GrantEntry,
     Hold,
     HoldEnd,
+    InviteUse,
     KeyUsage,
+    LeaseUse,
     Namespace,
     PastTransfer,
+    ReferralEntry,
     SignedRecord,
     Transfer,
 )
 from ledger.usage import Counts, UsageKey, WorkKey, add_usage, add_work
+from p2p.types import PeerId
 
 
 @dataclass(slots=True)
@@ -33,7 +40,9 @@ class Book:
     """Records by their IDs, and which of them are new or changed (new ones are in both sets).
 
     `minted`: what each mint key granted in the current epoch. `past`: transfers by ID. A hold
-    without an entry in `ends` is open.
+    without an entry in `ends` is open. `leases`: the use of the holds that are leases. `referrals`:
+    who referred an account, up to the root; `invite_uses`: how often an invite was used. `claims`:
+    on each hold or lease, by the job's hold and the attempt.
     """
 
     accounts: dict[str, Account] = field(default_factory=dict)
@@ -42,11 +51,19 @@ class Book:
     usage: dict[str, KeyUsage] = field(default_factory=dict)
     holds: dict[bytes, Hold] = field(default_factory=dict)
     ends: dict[bytes, HoldEnd] = field(default_factory=dict)
+    leases: dict[bytes, LeaseUse] = field(default_factory=dict)
     bindings: dict[str, Binding] = field(default_factory=dict)
     minted: dict[bytes, int] = field(default_factory=dict)
     past: dict[bytes, PastTransfer] = field(default_factory=dict)
+    referrals: dict[str, str] = field(default_factory=dict)
+    invite_uses: dict[bytes, int] = field(default_factory=dict)
+    numbers: dict[bytes, int] = field(default_factory=dict)
+    """The row numbers that transfers keep, by ID, where a mirror writes them (else: empty)."""
     log_size: int = 0
     log_pending: set[bytes] = field(default_factory=set)
+    disputes: DisputeBook = field(default_factory=DisputeBook)
+    claims: dict[bytes, dict[tuple[bytes, int], ClaimEntry]] = field(default_factory=dict)
+    exposures: dict[PeerId, GatewayExposure] = field(default_factory=dict)
 
     consumed: dict[UsageKey, Counts] = field(default_factory=dict)
     worked: dict[WorkKey, tuple[int, int]] = field(default_factory=dict)
@@ -59,6 +76,8 @@ class Book:
     new_ends: list[HoldEnd] = field(default_factory=list)
     new_grants: list[GrantEntry] = field(default_factory=list)
     new_records: list[SignedRecord] = field(default_factory=list)
+    new_referrals: list[ReferralEntry] = field(default_factory=list)
+    new_invite_uses: list[InviteUse] = field(default_factory=list)
     new_accounts: set[str] = field(default_factory=set)
     new_namespaces: set[str] = field(default_factory=set)
     new_keys: set[str] = field(default_factory=set)
@@ -69,6 +88,9 @@ class Book:
     changed_keys: set[str] = field(default_factory=set)
     changed_usage: set[str] = field(default_factory=set)
     changed_bindings: set[str] = field(default_factory=set)
+    changed_leases: set[bytes] = field(default_factory=set)
+    changed_claims: dict[tuple[bytes, int], ClaimEntry] = field(default_factory=dict)
+    changed_exposures: set[PeerId] = field(default_factory=set)
 
     def apply(self, change: Change) -> None:
         """Take over what an operation did."""
@@ -95,11 +117,33 @@ class Book:
             assert change.end.hold_id not in self.ends
             self.ends[change.end.hold_id] = change.end
             self.new_ends.append(change.end)
+        if transfer is not None and transfer.hold_id in self.holds:
+            self._move_exposure(transfer)
+        for claim in change.claims:
+            key = (claim.hold_id, claim.attempt)
+            self.claims.setdefault(claim.payer_id, {})[key] = claim
+            self.changed_claims[key] = claim
+        if change.lease is not None:
+            self.leases[change.lease.hold_id] = change.lease
+            self.changed_leases.add(change.lease.hold_id)
         if change.consumed is not None:
             add_usage(self.consumed, change.consumed)
             add_work(self.worked, change.worked)
         if change.hold is None and change.end is None:
             self._apply_rare(change)
+
+    def _move_exposure(self, transfer: Transfer) -> None:
+        assert transfer.hold_id is not None
+        gateway_id = self.holds[transfer.hold_id].gateway_id
+        before = self.exposure_of(gateway_id)
+        after = moved(before, transfer)
+        if after is not before:
+            self.exposures[gateway_id] = after
+            self.changed_exposures.add(gateway_id)
+
+    def exposure_of(self, gateway_id: PeerId) -> GatewayExposure:
+        """Give a gateway's exposure; one that never held anything has none."""
+        return self.exposures.get(gateway_id) or GatewayExposure(gateway_id)
 
     def _apply_rare(self, change: Change) -> None:
         if change.log_batch is not None:
@@ -108,6 +152,15 @@ class Book:
             self.new_log_batches.append(change.log_batch)
         if change.record is not None:
             self.new_records.append(change.record)
+        if change.referral is not None:
+            self.referrals[change.referral.account_id] = change.referral.referrer
+            self.new_referrals.append(change.referral)
+        if change.invite_use is not None:
+            invite_id = change.invite_use.invite_id
+            self.invite_uses[invite_id] = self.invite_uses.get(invite_id, 0) + 1
+            self.new_invite_uses.append(change.invite_use)
+        if change.dispute is not None:
+            self.disputes.apply(change.dispute)
         if change.uptime is not None:
             self.new_uptime.append(change.uptime)
         if change.epoch is not None:

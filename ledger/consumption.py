@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
-from ledger.operations import CaptureHold
+from ledger.operations import Leg
 from ledger.receipts import Settlement
 from ledger.records import Binding, Hold
 from ledger.usage import (
+    Counts,
     UsageEntry,
     UsageKey,
     WorkEntry,
@@ -19,8 +21,28 @@ from ledger.usage import (
 )
 
 
+class HasOutcome(Protocol):
+    """A document that says how a request ended."""
+
+    @property
+    def outcome(self) -> str:
+        """One of `ledger.usage.OUTCOMES`, or nothing."""
+
+
+class Captured(Protocol):
+    """Anything that pays for a request: a capture, one out of a lease, the claims of nodes."""
+
+    @property
+    def legs(self) -> tuple[Leg, ...]:
+        """What each node did."""
+
+    @property
+    def document(self) -> HasOutcome:
+        """What asked for it."""
+
+
 def captured_usage(
-    hold: Hold, operation: CaptureHold, settlement: Settlement, now_ms: int
+    hold: Hold, operation: Captured, settlement: Settlement, now_ms: int
 ) -> UsageEntry:
     """Give the usage of a request that is captured."""
     delivered_ms = [leg.delivery.at_ms for leg in operation.legs]
@@ -39,9 +61,17 @@ def uncharged_usage(hold: Hold, outcome: str, now_ms: int) -> UsageEntry:
     return UsageEntry(_key(hold, now_ms), uncharged_counts(outcome))
 
 
+def lease_usage(lease: Hold, failed: int, client_left: int, now_ms: int) -> UsageEntry | None:
+    """Give the usage of a lease's requests that cost nothing; None if there were none."""
+    if not failed and not client_left:
+        return None
+    counts = Counts(failed + client_left, 0, client_left, failed)
+    return UsageEntry(_key(lease, now_ms), counts)
+
+
 def captured_work(
     hold: Hold,
-    operation: CaptureHold,
+    operation: Captured,
     settlement: Settlement,
     bindings: Mapping[str, Binding],
     now_ms: int,

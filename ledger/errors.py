@@ -11,6 +11,9 @@ LedgerError
 │   ├── LimitError                limit_reached
 │   ├── OperationOrderError       operation_order
 │   ├── GrantCapError             grant_cap
+│   ├── OpeningLimitError         opening_limit    (these three: `ledger.opening_errors`)
+│   ├── InviteError               invite_refused
+│   ├── ReferralError             referral_refused
 │   ├── ApiKeyError               everything about one API key
 │   │   ├── KeyUnknownError           key_unknown
 │   │   ├── KeyProofError             key_proof
@@ -23,8 +26,18 @@ LedgerError
 │   │   ├── HoldUnknownError          hold_unknown
 │   │   ├── HoldEndedError            hold_ended
 │   │   ├── HoldExpiredError          hold_expired
-│   │   └── HoldForeignError          hold_foreign
+│   │   ├── HoldForeignError          hold_foreign
+│   │   └── HoldClaimedError          hold_claimed
 │   ├── ReceiptError              receipt_invalid
+│   ├── LeaseExhaustedError       lease_exhausted
+│   ├── CreditLeasedError         credit_leased
+│   ├── GatewayExposureError      gateway_exposure
+│   ├── ChargeUnknownError        charge_unknown
+│   ├── DisputeUnknownError       dispute_unknown
+│   ├── DisputeExistsError        dispute_exists
+│   ├── DisputeLateError          dispute_late
+│   ├── DisputeEndedError         dispute_ended
+│   ├── DisputesOffError          disputes_off
 │   └── ChargeError               charge_above_hold
 ├── LedgerBusyError           ledger_busy: too much is waiting, retry later
 ├── StorageError              ledger_storage: the outcome is unknown, repeat with the same ID
@@ -218,6 +231,18 @@ class HoldForeignError(HoldError):
     code = "hold_foreign"
 
 
+class HoldClaimedError(HoldError):
+    """Nodes have claimed their pay from this hold: what is claimed cannot be given back."""
+
+    code = "hold_claimed"
+
+    def __init__(self, claims: int) -> None:
+        super().__init__(
+            f"{claims} claims of nodes are open on this hold: capture it with their receipts, or "
+            "it is settled by them at its end"
+        )
+
+
 class ReceiptError(RequestError):
     """A receipt or delivery count cannot be paid on."""
 
@@ -233,6 +258,94 @@ class ChargeError(RequestError):
         super().__init__(f"the charge of {charge} microcredits is above the hold of {maximum}")
         self.charge = charge
         self.maximum = maximum
+
+
+class LeaseExhaustedError(RequestError):
+    """A lease has less left than what is charged or given back (microcredits)."""
+
+    code = "lease_exhausted"
+
+    def __init__(self, amount: int, left: int) -> None:
+        super().__init__(f"this lease has {left} microcredits left, {amount} are too many")
+        self.amount = amount
+        self.left = left
+
+
+class CreditLeasedError(RequestError):
+    """What is needed is there, but leased to gateways, who are being asked to give it back."""
+
+    code = "credit_leased"
+    retry_after_s = 1.0
+
+    def __init__(self, shortage: RequestError, leased: int, back_ms: int) -> None:
+        super().__init__(
+            f"{shortage}; {leased} microcredits are leased to gateways, which are being asked for "
+            f"them, and back by {utc_text(back_ms)} at the latest"
+        )
+        self.leased = leased
+        self.back_ms = back_ms
+
+
+class ChargeUnknownError(RequestError):
+    """No such charge, or it is another account's."""
+
+    code = "charge_unknown"
+
+
+class DisputeUnknownError(RequestError):
+    """No such dispute, or it is none of the asking one's business."""
+
+    code = "dispute_unknown"
+
+
+class DisputeExistsError(RequestError):
+    """There is one dispute for each charge, and one answer of each account to it."""
+
+    code = "dispute_exists"
+
+
+class DisputeLateError(RequestError):
+    """The time to dispute a charge is over."""
+
+    code = "dispute_late"
+
+    def __init__(self, charged_ms: int, window_ms: int) -> None:
+        super().__init__(
+            f"this charge is of {utc_text(charged_ms)} and could be disputed until "
+            f"{utc_text(charged_ms + window_ms)}"
+        )
+
+
+class DisputeEndedError(RequestError):
+    """The dispute is decided."""
+
+    code = "dispute_ended"
+
+
+class DisputesOffError(RequestError):
+    """The network names nobody who decides disputes."""
+
+    code = "disputes_off"
+
+
+class GatewayExposureError(RequestError):
+    """A gateway would have more credit in its hands than the network allows (microcredits)."""
+
+    code = "gateway_exposure"
+
+    def __init__(
+        self, held: int, charged: int, needed: int, cap: int, resets_ms: int, retry_after_s: float
+    ) -> None:
+        super().__init__(
+            f"this gateway may hold and charge {cap} microcredits a day: {held} are held, "
+            f"{charged} were charged today, {needed} more are needed; what was charged resets at "
+            f"{utc_text(resets_ms)}"
+        )
+        self.retry_after_s = retry_after_s
+        self.held = held
+        self.charged = charged
+        self.needed = needed
+        self.cap = cap
 
 
 class LedgerBusyError(LedgerError):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from ledger.errors import KeyCapError, KeyDayCapError, KeyNotAllowedError
 from ledger.records import ApiKeyEntry, Hold, KeyUsage
 from p2p.api_keys import same
+from p2p.lease_messages import LeaseRequest
 from p2p.ledger_messages import HoldRequest
 from p2p.types import PeerId
 
@@ -57,7 +58,9 @@ def usage_after_end(usage: KeyUsage, hold: Hold, charged: int) -> KeyUsage:
     )
 
 
-def check_allowed(key: ApiKeyEntry, gateway_id: PeerId, document: HoldRequest) -> None:
+def check_allowed(
+    key: ApiKeyEntry, gateway_id: PeerId, document: HoldRequest | LeaseRequest
+) -> None:
     """Refuse a gateway, a model or a source network that the key does not allow.
 
     Raises: KeyNotAllowedError.

@@ -9,17 +9,18 @@ while it waits does not know whether its operation was done: it asks again with 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import trio
 
+from ledger.claim_sweep import ClaimSweep
 from ledger.errors import LedgerError, StorageError
 from ledger.limits import READERS_MAX, SWEEP_HOLDS_MAX, SWEEP_INTERVAL_S
 from ledger.operations import BindNode, ExpireHold, Operation
 from ledger.refusals import Refusal, Refusals, is_suspicious
 from ledger.store.database import open_engine, prepare
-from ledger.store.group import Store
+from ledger.store.group import Outcome, Store
 from ledger.store.integrity import check_integrity
 from ledger.store.queries import expired_holds
 from ledger.store.reader import Query, Reader
@@ -59,6 +60,8 @@ class Ledger:
         self._writer: Writer[trio.Event] | None = None
         self._watch: Watch | None = None
         self._refusals: Refusals | None = None
+        self._claims: ClaimSweep | None = None
+        self._beside: Callable[[Query[Any]], Awaitable[Any]] | None = None
         self._reader_limiter = trio.CapacityLimiter(READERS_MAX)
 
     async def run(self, *, task_status: trio.TaskStatus[Ledger] = trio.TASK_STATUS_IGNORED) -> None:
@@ -88,7 +91,11 @@ class Ledger:
         async def write_refusals(refusals: list[Refusal]) -> None:
             await write(lambda c: add_refusals(c, refusals))
 
+        self._beside = write
         self._refusals = Refusals(write_refusals)
+        self._claims = ClaimSweep(
+            read=self.read, write=write, submit=self.submit, clock_ms=self._clock_ms
+        )
         return Watch(read=self.read, write=write, clock_ms=self._clock_ms)
 
     async def _serve(self, store: Store, task_status: trio.TaskStatus[Ledger]) -> None:
@@ -133,6 +140,24 @@ class Ledger:
             raise outcome
         return outcome
 
+    async def submit_all(self, operations: Sequence[Operation]) -> list[Outcome]:
+        """Do several operations, each judged by itself, in one transaction if they fit into one.
+
+        Returns: each one's result or error, in order; what is not an error is durable.
+        Raises: LedgerBusyError, StorageError, IntegrityError (none of them was taken).
+        """
+        if self._writer is None or self._watch is None:
+            raise StorageError("the ledger is not running")
+        self._watch.require_writable()
+        tickets = [Ticket(operation, trio.Event()) for operation in operations]
+        self._writer.put_all(tickets)
+        outcomes: list[Outcome] = []
+        for ticket in tickets:
+            await ticket.owner.wait()
+            assert ticket.outcome is not None
+            outcomes.append(ticket.outcome)
+        return outcomes
+
     async def bind_node(self, peer_id: PeerId, account_id: AccountId) -> None:
         """Say whose earnings a node's work pays from now on (admission calls this).
 
@@ -148,6 +173,16 @@ class Ledger:
         if self._reader is None:
             raise StorageError("the ledger is not running")
         return await trio.to_thread.run_sync(self._reader.run, query, limiter=self._reader_limiter)
+
+    async def change_beside(self, query: Query[T]) -> T:
+        """Change tables that nothing is decided by (alarms, cosignatures), in a transaction.
+
+        Raises: StorageError, and what the query raises.
+        """
+        if self._beside is None:
+            raise StorageError("the ledger is not running")
+        found: T = await self._beside(query)
+        return found
 
     async def check_integrity(self) -> None:
         """Check the whole database. Raises: IntegrityError, StorageError."""
@@ -174,9 +209,13 @@ class Ledger:
     async def expire_holds(self, now_ms: int) -> int:
         """End the holds whose time is over at `now_ms`; gives how many this process ended.
 
-        Several processes may do this at the same time: each hold ends once.
+        Claims of nodes on them are paid first. Several processes may do this at the same time: each
+        hold ends once.
         """
         ended = 0
+        if self._claims is not None:
+            ended += await self._claims.settle(now_ms)
+            await self._claims.judge()
         while True:
             due = await self.read(lambda c: expired_holds(c, now_ms, SWEEP_HOLDS_MAX))
             results: list[TransferResult] = []

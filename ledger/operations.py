@@ -6,17 +6,28 @@ decide whether what is signed may be done. Times are milliseconds since 1970, am
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ledger.claim_operations import RecordClaim, SettleClaims
+from ledger.limits import REFERRAL_CHAIN_MAX
 from ledger.log.batch import LogBatch
-from p2p.account_messages import AccountKeyChange, ApiKeyRotation
-from p2p.codec import Message, encode_message
+from p2p.account_messages import AccountKeyChange, ApiKeyRotation, KeyLimitsChange
+from p2p.codec import Message, encode_timeless
+from p2p.dispute_messages import DisputeAnswer, DisputeOpening, DisputeResolution, correction_id
 from p2p.job_messages import DeliveryCount, NodeReceipt
 from p2p.key_limits import NO_LIMITS
+from p2p.lease_messages import (
+    LeasedCapture,
+    LeasedHold,
+    LeaseRequest,
+    LeaseReturn,
+    leased_capture_id,
+)
 from p2p.ledger_messages import (
     AccountFounding,
+    CaptureLeg,
     CaptureRequest,
     Grant,
     HoldRequest,
@@ -25,6 +36,7 @@ from p2p.ledger_messages import (
     NamespaceOpening,
     ReleaseRequest,
 )
+from p2p.opening_messages import Invitation, Referral
 from p2p.prices import FeeRule
 from p2p.signing import Signed
 from p2p.types import AccountId, NetworkId, PeerId
@@ -32,11 +44,36 @@ from p2p.usage_messages import RcpEpoch, RcpScore, UptimeRecord
 
 
 @dataclass(frozen=True, slots=True)
+class OpeningRule:
+    """Who may open accounts now: whether it takes an invite, who signs those, which are revoked."""
+
+    invite_required: bool = False
+    issuers: frozenset[bytes] = frozenset()
+    revoked: frozenset[bytes] = frozenset()
+
+
+NO_EXPOSURE_CAP = 2**62
+"""Where nobody caps what a gateway may hold (an audit: only the moment's configuration knew it)."""
+
+
+@dataclass(frozen=True, slots=True)
 class FoundAccount:
-    """Open an account."""
+    """Open an account, with an invite or without one."""
 
     signed: Signed
     document: AccountFounding
+    invitation: Invitation | None = None
+    rule: OpeningRule = OpeningRule()
+
+
+@dataclass(frozen=True, slots=True)
+class ReferAccount:
+    """Say who referred an account: within `window_ms` of its opening, under a bounded chain."""
+
+    signed: Signed
+    document: Referral
+    window_ms: int
+    chain_max: int = REFERRAL_CHAIN_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +109,14 @@ class RotateKey:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeKeyLimits:
+    """Replace the limits of an API key."""
+
+    signed: Signed
+    document: KeyLimitsChange
+
+
+@dataclass(frozen=True, slots=True)
 class ChangeAccountKeys:
     """Add, remove or recover signing keys of an account."""
 
@@ -100,6 +145,7 @@ class PlaceHold:
     model_digest: bytes
     fees: FeeRule
     lifetime_ms_max: int
+    exposure_max: int = NO_EXPOSURE_CAP
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +182,68 @@ class ExpireHold:
 
     hold_id: bytes
     now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLease:
+    """Set credit aside for one gateway; fees and model are pinned as for a hold."""
+
+    signed: Signed
+    document: LeaseRequest
+    network_id: NetworkId
+    gateway_id: PeerId
+    gateway_account: AccountId
+    model_digest: bytes
+    fees: FeeRule
+    lifetime_ms_max: int
+    amount_max: int
+    exposure_max: int = NO_EXPOSURE_CAP
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureLeased:
+    """Settle a job out of a lease. `hold` is its part, signed by the same gateway."""
+
+    signed: Signed
+    document: LeasedCapture
+    hold: LeasedHold
+    gateway_id: PeerId
+    legs: tuple[Leg, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnLease:
+    """Give a part of a lease back, or all that is left and end it."""
+
+    signed: Signed
+    document: LeaseReturn
+    gateway_id: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDispute:
+    """Contest a charge, at most `window_ms` after it. `evidence`: sealed, of the named digest."""
+
+    signed: Signed
+    document: DisputeOpening
+    evidence: bytes
+    window_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerDispute:
+    """Say something to a dispute about one's pay."""
+
+    signed: Signed
+    document: DisputeAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class ResolveDispute:
+    """Decide a dispute; whoever signed it may."""
+
+    signed: Signed
+    document: DisputeResolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,16 +286,26 @@ class FreezeEpoch:
 
 Operation = (
     FoundAccount
+    | ReferAccount
     | OpenNamespace
     | CreateKey
     | RevokeKey
     | RotateKey
+    | ChangeKeyLimits
     | ChangeAccountKeys
     | MakeGrant
     | PlaceHold
     | CaptureHold
     | ReleaseHold
     | ExpireHold
+    | OpenLease
+    | CaptureLeased
+    | ReturnLease
+    | RecordClaim
+    | SettleClaims
+    | OpenDispute
+    | AnswerDispute
+    | ResolveDispute
     | BindNode
     | AppendLog
     | KeepUptime
@@ -210,16 +328,25 @@ def content_of(signer: bytes, document: Message) -> bytes:
     The time of issue is left out, so that somebody who lost an answer can ask again with the same
     ID.
     """
-    timeless = dataclasses.replace(document, issued_ms=0)  # type: ignore[type-var]
     added = _ADDED_LATER.get(type(document))
     left_out = int(added is not None and getattr(document, added[0]) == added[1])
-    return hashlib.sha256(signer + encode_message(timeless, left_out=left_out)).digest()
+    body = encode_timeless(document, "issued_ms", left_out=left_out)
+    return hashlib.sha256(signer + body).digest()
 
 
 def capture_content(signer: bytes, document: CaptureRequest) -> bytes:
     """Name what a capture asks for, as `content_of` does, from the legs as they were signed."""
-    parts = [signer, b"capture", document.capture_id, document.hold_id]
-    for leg in document.legs:
+    return _legs_content([signer, b"capture", document.capture_id, document.hold_id], document.legs)
+
+
+def leased_capture_content(signer: bytes, document: LeasedCapture) -> bytes:
+    """Name what a leased capture asks for: its hold and its legs, as they were signed."""
+    hold = document.hold
+    return _legs_content([signer, b"leased-capture", hold.signer, hold.body], document.legs)
+
+
+def _legs_content(parts: list[bytes], legs: Iterable[CaptureLeg]) -> bytes:
+    for leg in legs:
         # Bodies are msgpack arrays, which say themselves where they end; keys have one length.
         parts += (leg.receipt.signer, leg.receipt.body, leg.delivery.signer, leg.delivery.body)
     return hashlib.sha256(b"".join(parts)).digest()
@@ -234,10 +361,20 @@ def transfer_id_of(operation: Operation) -> bytes | None:
             return operation.document.capture_id
         case ReleaseHold():
             return operation.document.release_id
+        case CaptureLeased():
+            return leased_capture_id(operation.hold.hold_id)
+        case OpenLease():
+            return operation.document.lease_id
+        case ReturnLease():
+            return operation.document.return_id
         case MakeGrant():
             return operation.document.grant_id
+        case ResolveDispute():
+            return correction_id(operation.document.hold_id)
         case ExpireHold():
             return expiry_id(operation.hold_id)
+        case SettleClaims(payer_id=payer_id, hold_id=hold_id):
+            return hold_id if hold_id != payer_id else expiry_id(hold_id)
         case _:
             return None
 

@@ -12,7 +12,10 @@ configuration), and an account gets of a share what its contribution is of all c
 - Uptime: minutes for which bootstraps saw a node alive. Each bootstrap signs what it saw; of
   several, the median (the higher one of two) counts, so that a bootstrap that was down takes nobody
   anything, and one that lies is outvoted.
-- Validation and referrals: nothing measures them yet; their shares are not given to anybody.
+- Referrals: the fees (the gateway's and the network's, microcredits) that accounts which an account
+  brought here pay in the epoch, of each of them at most a cap. A referral counts from the first
+  epoch that begins after it.
+- Validation: nothing measures it yet; its share is not given to anybody.
 
 Nothing depends on the order of the input, there are no floats, and what rounding leaves over stays
 unassigned. An account that contributes more, all else equal, never gets fewer points.
@@ -62,6 +65,14 @@ class SeenNode(NamedTuple):
     minutes: int
 
 
+class ReferredFees(NamedTuple):
+    """What an account paid in fees in an epoch (microcredits), and who had referred it before."""
+
+    account_id: AccountId
+    referrer: AccountId
+    fees: int
+
+
 class Days(NamedTuple):
     """The days of an epoch, both included."""
 
@@ -78,6 +89,7 @@ def parameters_of(rules: Rcp) -> RcpParameters:
         rules.validation_basis_points,
         rules.referral_basis_points,
         rules.pair_cap_microcredits,
+        rules.referral_cap_microcredits,
     )
 
 
@@ -114,7 +126,8 @@ def work_by_account(work: Iterable[PaidWork], pair_cap: int) -> dict[AccountId, 
         left = pair_cap
         # A node that was bound anew in this epoch worked for two accounts under one cap.
         for account_id, earned in sorted(own.items()):
-            counts = min(earned, left)
+            # Less than nothing where corrections took back more than was earned in this epoch.
+            counts = max(0, min(earned, left))
             counted[account_id] += counts
             left -= counts
     return {account_id: amount for account_id, amount in counted.items() if amount}
@@ -134,24 +147,49 @@ def uptime_by_account(seen: Iterable[SeenNode]) -> dict[AccountId, int]:
     return {account_id: minutes for account_id, minutes in counted.items() if minutes}
 
 
+def referrals_by_account(referred: Iterable[ReferredFees], cap: int) -> dict[AccountId, int]:
+    """Add up what counts of the fees that referred accounts paid, each account's capped."""
+    paid: defaultdict[tuple[AccountId, AccountId], int] = defaultdict(int)
+    for account_id, referrer, fees in referred:
+        if account_id != referrer:
+            paid[referrer, account_id] += fees
+    counted: defaultdict[AccountId, int] = defaultdict(int)
+    for (referrer, _), fees in paid.items():
+        counted[referrer] += min(fees, cap)
+    return {account_id: fees for account_id, fees in counted.items() if fees}
+
+
 def scores_of(
-    parameters: RcpParameters, work: Iterable[PaidWork], seen: Iterable[SeenNode]
+    parameters: RcpParameters,
+    work: Iterable[PaidWork],
+    seen: Iterable[SeenNode],
+    referred: Iterable[ReferredFees] = (),
 ) -> tuple[RcpScore, ...]:
-    """Give the scores of an epoch, the highest first (equal ones by work, uptime and account)."""
+    """Give the scores of an epoch, the highest first (equal ones by what counted and account).
+
+    Referrals count for nothing without a share and a cap: epochs that were frozen before they were
+    measured have no cap, and stay as they are.
+    """
     worked = work_by_account(work, parameters.pair_cap_microcredits)
     uptime = uptime_by_account(seen)
     work_points = _share(parameters.points, parameters.work_basis_points, worked)
     uptime_points = _share(parameters.points, parameters.uptime_basis_points, uptime)
+    share = parameters.referral_basis_points
+    brought = referrals_by_account(referred, parameters.referral_cap_microcredits) if share else {}
+    referral_points = _share(parameters.points, share, brought)
     scores = [
         RcpScore(
             account_id,
-            work_points(account_id) + uptime_points(account_id),
+            work_points(account_id) + uptime_points(account_id) + referral_points(account_id),
             worked.get(account_id, 0),
             uptime.get(account_id, 0),
+            brought.get(account_id, 0),
         )
-        for account_id in {*worked, *uptime}
+        for account_id in {*worked, *uptime, *brought}
     ]
-    scores.sort(key=lambda s: (-s.points, -s.work, -s.uptime_minutes, s.account_id))
+    scores.sort(
+        key=lambda s: (-s.points, -s.work, -s.uptime_minutes, -s.referral_fees, s.account_id)
+    )
     return tuple(scores)
 
 
@@ -163,10 +201,13 @@ def _share(
 
 
 def scores_digest(scores: Iterable[RcpScore]) -> bytes:
-    """SHA-256 over the encoded scores in their order: what a frozen epoch is signed over."""
+    """SHA-256 over the encoded scores in their order: what a frozen epoch is signed over.
+
+    Where no referral counts, a score has the form that it had before there were any.
+    """
     digest = hashlib.sha256()
     for score in scores:
-        digest.update(encode_message(score))
+        digest.update(encode_message(score, left_out=int(not score.referral_fees)))
     return digest.digest()
 
 

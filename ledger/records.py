@@ -17,6 +17,8 @@ from p2p.prices import FeeRule, PriceTerms
 from p2p.types import AccountId, PeerId
 
 if TYPE_CHECKING:
+    from ledger.claims import ClaimEntry
+    from ledger.disputes import DisputeChange
     from ledger.operations import FreezeEpoch, KeepUptime
 
 
@@ -28,6 +30,11 @@ class TransferKind(enum.StrEnum):
     CAPTURE = "capture"
     RELEASE = "release"
     EXPIRE = "expire"
+    LEASE = "lease"
+    LEASED_CAPTURE = "leased_capture"
+    LEASE_RETURN = "lease_return"
+    CORRECTION = "correction"
+    CLAIM = "claim"
 
 
 class HoldState(enum.StrEnum):
@@ -37,6 +44,7 @@ class HoldState(enum.StrEnum):
     CAPTURED = "captured"
     RELEASED = "released"
     EXPIRED = "expired"
+    CLAIMED = "claimed"
 
 
 class Entry(NamedTuple):
@@ -116,7 +124,7 @@ class ApiKeyEntry:
     """An API key and its limits. 0 means never, no cap, not revoked.
 
     `generation` counts rotations; the secret before the last one is good until
-    `previous_until_ms`.
+    `previous_until_ms`. `limit_changes` counts how often the limits were replaced.
     """
 
     key_id: str
@@ -134,6 +142,7 @@ class ApiKeyEntry:
     previous_hold_key: bytes = b""
     previous_until_ms: int = 0
     created_ms: int = 0
+    limit_changes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +164,7 @@ class Hold:
     """A hold with all that its capture is judged by (terms and fees as of its start).
 
     `number` is its transfer's row in the database (0 while it is new). How it ended is a HoldEnd.
+    A lease (`is_lease`) pays for many jobs and has no job ID; what became of it is a LeaseUse.
     """
 
     hold_id: bytes
@@ -171,6 +181,7 @@ class Hold:
     expires_ms: int
     number: int = 0
     usage_day: int = 0
+    is_lease: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +192,15 @@ class HoldEnd:
     state: HoldState
     charged: int
     ended_by: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseUse:
+    """What was charged to a lease so far, and what of it was given back (microcredits)."""
+
+    hold_id: bytes
+    charged: int = 0
+    returned: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +221,22 @@ class Binding:
     peer_id: PeerId
     account_id: AccountId
     bound_ms: int
+
+
+class ReferralEntry(NamedTuple):
+    """Who brought an account here."""
+
+    account_id: AccountId
+    referrer: AccountId
+    at_ms: int
+
+
+class InviteUse(NamedTuple):
+    """Which invite an account was opened with."""
+
+    account_id: AccountId
+    invite_id: bytes
+    at_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +265,7 @@ class Change:
     usage: KeyUsage | None = None
     hold: Hold | None = None
     end: HoldEnd | None = None
+    lease: LeaseUse | None = None
     account: Account | None = None
     key: ApiKeyEntry | None = None
     grant: GrantEntry | None = None
@@ -239,3 +276,7 @@ class Change:
     worked: tuple[WorkEntry, ...] = ()
     uptime: KeepUptime | None = None
     epoch: FreezeEpoch | None = None
+    dispute: DisputeChange | None = None
+    claims: tuple[ClaimEntry, ...] = ()
+    referral: ReferralEntry | None = None
+    invite_use: InviteUse | None = None

@@ -18,9 +18,11 @@ import trio
 from ledger.errors import (
     ChargeError,
     ConflictError,
+    HoldClaimedError,
     HoldEndedError,
     HoldForeignError,
     IntegrityError,
+    LeaseExhaustedError,
     LedgerError,
     ReceiptError,
     StorageError,
@@ -61,7 +63,8 @@ def is_suspicious(error: LedgerError) -> bool:
     """
     if isinstance(error, HoldEndedError):
         return error.state == "captured"
-    return isinstance(error, ReceiptError | ChargeError | HoldForeignError | ConflictError)
+    suspicious = ReceiptError | ChargeError | HoldForeignError | ConflictError | LeaseExhaustedError
+    return isinstance(error, suspicious | HoldClaimedError)
 
 
 class Refusals:

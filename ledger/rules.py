@@ -11,24 +11,43 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ledger import account_keys, account_rules, rcp_rules, transfer_rules
+from ledger import (
+    account_keys,
+    account_rules,
+    claim_rules,
+    dispute_rules,
+    lease_rules,
+    rcp_rules,
+    referral_rules,
+    transfer_rules,
+)
 from ledger.book import Book
+from ledger.claim_operations import RecordClaim, SettleClaims
+from ledger.exposure import check_exposure
 from ledger.log.rules import append_log
 from ledger.operations import (
+    AnswerDispute,
     AppendLog,
     BindNode,
     CaptureHold,
+    CaptureLeased,
     ChangeAccountKeys,
+    ChangeKeyLimits,
     CreateKey,
     ExpireHold,
     FoundAccount,
     FreezeEpoch,
     KeepUptime,
     MakeGrant,
+    OpenDispute,
+    OpenLease,
     OpenNamespace,
     Operation,
     PlaceHold,
+    ReferAccount,
     ReleaseHold,
+    ResolveDispute,
+    ReturnLease,
     RevokeKey,
     RotateKey,
 )
@@ -36,10 +55,12 @@ from ledger.records import Change
 
 _RULES: dict[type, Callable[[Book, Any, int], Change]] = {
     FoundAccount: account_rules.found_account,
+    ReferAccount: referral_rules.refer_account,
     OpenNamespace: account_rules.open_namespace,
     CreateKey: account_rules.create_key,
     RevokeKey: account_rules.revoke_key,
     RotateKey: account_keys.rotate_key,
+    ChangeKeyLimits: account_keys.change_key_limits,
     ChangeAccountKeys: account_keys.change_account_keys,
     BindNode: account_rules.bind_node,
     AppendLog: append_log,
@@ -48,9 +69,19 @@ _RULES: dict[type, Callable[[Book, Any, int], Change]] = {
     MakeGrant: transfer_rules.make_grant,
     PlaceHold: transfer_rules.place_hold,
     CaptureHold: transfer_rules.capture_hold,
-    ReleaseHold: transfer_rules.release_hold,
-    ExpireHold: transfer_rules.expire_hold,
+    ReleaseHold: claim_rules.release_hold,
+    ExpireHold: claim_rules.expire_hold,
+    OpenLease: lease_rules.open_lease,
+    CaptureLeased: lease_rules.capture_leased,
+    ReturnLease: claim_rules.return_lease,
+    RecordClaim: claim_rules.record_claim,
+    SettleClaims: claim_rules.settle_claims,
+    OpenDispute: dispute_rules.open_dispute,
+    AnswerDispute: dispute_rules.answer_dispute,
+    ResolveDispute: dispute_rules.resolve_dispute,
 }
+
+_HOLDING = (PlaceHold, OpenLease)
 
 
 def decide(book: Book, operation: Operation, now_ms: int) -> Change:
@@ -61,4 +92,8 @@ def decide(book: Book, operation: Operation, now_ms: int) -> Change:
         now_ms: milliseconds since 1970.
     Raises: RequestError: the operation breaks a rule and does nothing.
     """
-    return _RULES[type(operation)](book, operation, now_ms)
+    change = _RULES[type(operation)](book, operation, now_ms)
+    if isinstance(operation, _HOLDING) and change.transfer is not None:
+        exposure = book.exposure_of(operation.gateway_id)
+        check_exposure(exposure, change.result.amount, operation.exposure_max, now_ms)
+    return change

@@ -22,7 +22,7 @@ from ledger.accounts import (
     namespace_path,
 )
 from ledger.book import Book
-from ledger.consumption import captured_usage, captured_work, uncharged_usage
+from ledger.consumption import Captured, captured_usage, captured_work, uncharged_usage
 from ledger.errors import (
     ConflictError,
     GrantCapError,
@@ -253,16 +253,17 @@ def capture_hold(book: Book, operation: CaptureHold, now_ms: int) -> Change:
         TransferKind.CAPTURE,
         content,
         encode_message(signed),
-        _capture_entries(book, hold, operation, settlement),
+        capture_entries(book, hold, operation, settlement),
         now_ms,
         captured_usage(hold, operation, settlement, now_ms),
         captured_work(hold, operation, settlement, book.bindings, now_ms),
     )
 
 
-def _capture_entries(
-    book: Book, hold: Hold, operation: CaptureHold, settlement: Settlement
+def capture_entries(
+    book: Book, hold: Hold, operation: Captured, settlement: Settlement
 ) -> tuple[Entry, ...]:
+    """Give the entries of a capture. Raises: ReceiptError (a node that is bound to nobody)."""
     split = settlement.split
     entries = [Entry(held_account(hold.namespace), -hold.maximum)]
     for leg, amount in zip(operation.legs, split.nodes, strict=True):
@@ -331,7 +332,7 @@ def expire_hold(book: Book, operation: ExpireHold, now_ms: int) -> Change:
 
 def _open_hold(book: Book, hold_id: bytes, gateway_id: PeerId) -> Hold:
     hold = book.holds.get(hold_id)
-    if hold is None:
+    if hold is None or hold.is_lease:
         raise HoldUnknownError(f"there is no hold {hold_id.hex()}")
     if hold.gateway_id != gateway_id:
         raise HoldForeignError("this hold belongs to another gateway")

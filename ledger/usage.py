@@ -50,7 +50,8 @@ class Counts:
     """What happened. Amounts are microcredits.
 
     `requests` = complete + `client_left` + `failed`. `captured` counts those that were charged (a
-    charge may be 0); tokens, `charged` and `duration_ms` are sums over them.
+    charge may be 0); tokens, `charged` and `duration_ms` are sums over them. `credited` is what
+    decisions of disputes gave back on that day, whenever it had been charged.
     """
 
     requests: int = 0
@@ -61,6 +62,7 @@ class Counts:
     output_tokens: int = 0
     charged: int = 0
     duration_ms: int = 0
+    credited: int = 0
 
     def plus(self, other: Counts) -> Counts:
         """Add up."""
@@ -78,6 +80,7 @@ class Counts:
             self.output_tokens,
             self.charged,
             self.duration_ms,
+            self.credited,
         )
 
 
@@ -127,6 +130,11 @@ def uncharged_counts(outcome: str) -> Counts:
     """Count a request that was released or expired: it failed, unless the client had left."""
     left = outcome == CLIENT_LEFT
     return Counts(1, 0, int(left), int(not left))
+
+
+def credited_counts(amount: int) -> Counts:
+    """Count what a dispute's decision gave back: it is no request."""
+    return Counts(credited=amount)
 
 
 def duration_ms(issued_ms: int, expires_ms: int, delivered_ms: Iterable[int]) -> int:

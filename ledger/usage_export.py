@@ -31,6 +31,7 @@ COLUMNS = (
     "credits",
     "duration_ms_total",
     "duration_ms_mean",
+    "credited_microcredits",
 )
 
 
@@ -66,6 +67,7 @@ def as_record(namespace: str, row: UsageRow) -> dict[str, Any]:
         f"{whole}.{part:06d}",
         row.duration_ms,
         row.duration_ms // row.captured if row.captured else 0,
+        row.credited,
     )
     return dict(zip(COLUMNS, values, strict=True))
 
@@ -81,12 +83,13 @@ def as_csv(namespace: str, rows: Iterable[UsageRow]) -> str:
 
 def totals(rows: Iterable[UsageRow]) -> dict[str, int]:
     """Add rows up."""
-    names = ("requests", "failed", "input_tokens", "output_tokens", "charged")
+    names = ("requests", "failed", "input_tokens", "output_tokens", "charged", "credited")
     found = dict.fromkeys(names, 0)
     for row in rows:
         for name in names:
             found[name] += getattr(row, name)
-    found["charged_microcredits"] = found.pop("charged")
+    for name in ("charged", "credited"):
+        found[f"{name}_microcredits"] = found.pop(name)
     return found
 
 

@@ -18,13 +18,17 @@ from dataclasses import dataclass
 
 import msgpack
 
+from ledger.claims import PaidLegs, paid_legs
 from ledger.errors import RequestError
+from ledger.lease_rules import leased_part
 from ledger.operations import Leg
 from ledger.receipts import settle
 from ledger.records import Entry, Hold, TransferKind
+from p2p.claim_messages import PaidClaims
 from p2p.codec import Message, decode_any_message, decode_message, encode_message
 from p2p.errors import P2PError
 from p2p.job_messages import DeliveryCount, NodeReceipt
+from p2p.lease_messages import LeasedCapture, LeasedHold
 from p2p.ledger_messages import CaptureRequest, TransferResult
 from p2p.log_messages import AccountLeaf, BindingLeaf, ConsumerLeg, OperatorLeg
 from p2p.signing import Signed
@@ -32,6 +36,7 @@ from p2p.signing import Signed
 _DOMAIN = b"resultity/leaf/1\0"
 SECRET_BYTES = 32
 Opening = ConsumerLeg | OperatorLeg | AccountLeaf | BindingLeaf
+_CAPTURES = (TransferKind.CAPTURE, TransferKind.LEASED_CAPTURE, TransferKind.CLAIM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,7 @@ def transfer_openings(transfer: LoggedTransfer) -> list[Opening]:
 
     Raises: MalformedError if the transfer's row is damaged.
     """
-    hold = transfer.hold
+    hold = job_hold(transfer)
     openings: list[Opening] = [
         ConsumerLeg(
             transfer.kind,
@@ -79,6 +84,20 @@ def transfer_openings(transfer: LoggedTransfer) -> list[Opening]:
         evidence = next(receipts) if entry.account.startswith("earnings:") else whole
         openings.append(OperatorLeg(entry.account, entry.amount, evidence, transfer.at_ms))
     return openings
+
+
+def job_hold(transfer: LoggedTransfer) -> Hold | None:
+    """Give the hold that a transfer is about: of a leased capture (or claim), the job's part of it.
+
+    Raises: MalformedError.
+    """
+    if transfer.hold is not None and transfer.kind == TransferKind.CLAIM:
+        part = paid_legs(transfer.request).part
+        return transfer.hold if part is None else leased_part(transfer.hold, part)
+    if transfer.hold is None or transfer.kind != TransferKind.LEASED_CAPTURE:
+        return transfer.hold
+    document = decode_message(_body_of(transfer.request), LeasedCapture)
+    return leased_part(transfer.hold, decode_message(document.hold.body, LeasedHold))
 
 
 def record_opening(purpose: str, subject: str, signed: bytes, at_ms: int) -> AccountLeaf:
@@ -107,13 +126,17 @@ def leaf_data(secret: bytes, opening: Message) -> bytes:
     return commitment(salt_of(secret, encoded), encoded)
 
 
-def capture_legs(request: bytes) -> tuple[CaptureRequest, tuple[Leg, ...]] | None:
+def capture_legs(
+    request: bytes,
+) -> tuple[CaptureRequest | LeasedCapture | PaidLegs, tuple[Leg, ...]] | None:
     """Read the legs of a capture's signed request, without verifying; None if it is another.
 
     Raises: MalformedError.
     """
-    document = decode_any_message(_body_of(request))
-    if not isinstance(document, CaptureRequest):
+    document: Message | PaidLegs = decode_any_message(_body_of(request))
+    if isinstance(document, PaidClaims):
+        document = paid_legs(request)
+    if not isinstance(document, CaptureRequest | LeasedCapture | PaidLegs):
         return None
     legs = tuple(
         Leg(
@@ -128,14 +151,15 @@ def capture_legs(request: bytes) -> tuple[CaptureRequest, tuple[Leg, ...]] | Non
 
 def _paid_receipts(transfer: LoggedTransfer, count: int) -> list[bytes] | None:
     """Give the hashes of the receipts that were paid, in the order of the entries."""
-    if transfer.hold is None or transfer.kind != TransferKind.CAPTURE:
+    if transfer.hold is None or transfer.kind not in _CAPTURES:
         return None
     try:
+        hold = job_hold(transfer)
         found = capture_legs(transfer.request)
-        if found is None:
+        if found is None or hold is None:
             return None
         document, legs = found
-        split = settle(transfer.hold, legs, transfer.at_ms).split
+        split = settle(hold, legs, transfer.at_ms).split
     except (RequestError, P2PError):
         return None
     paid = [
@@ -149,7 +173,7 @@ def _paid_receipts(transfer: LoggedTransfer, count: int) -> list[bytes] | None:
 def _record_digest(transfer: LoggedTransfer) -> bytes:
     hold = transfer.hold
     added: list[object] = []
-    if hold is not None and transfer.kind == TransferKind.HOLD:
+    if hold is not None and transfer.kind in (TransferKind.HOLD, TransferKind.LEASE):
         fees = hold.fees
         added = [hold.gateway_account, hold.model_digest, hold.usage_day]
         added += [fees.gateway_basis_points, fees.network_basis_points]
@@ -159,4 +183,9 @@ def _record_digest(transfer: LoggedTransfer) -> bytes:
 
 
 def _body_of(request: bytes) -> bytes:
-    return decode_message(request, Signed).body if request else b""
+    if not request:
+        return b""
+    outer = decode_any_message(request)
+    if isinstance(outer, PaidClaims):
+        return request
+    return decode_message(request, Signed).body

@@ -6,6 +6,7 @@ that key signed the checkpoint, and the leaf with this opening is under the chec
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ledger.log.errors import ProofError
@@ -38,12 +39,19 @@ class VerifiedHead:
     public_key: bytes
 
 
-def verify_checkpoint(checkpoint: Checkpoint, network: NetworkId) -> VerifiedHead:
+def verify_checkpoint(
+    checkpoint: Checkpoint, network: NetworkId, log_keys: Collection[bytes] = ()
+) -> VerifiedHead:
     """Check a checkpoint down from the network's ID.
 
+    Args:
+        log_keys: the log keys that the authority named in the configuration; empty: it named none,
+            and any that a certified bootstrap names counts.
     Raises: ProofError.
     """
     key = verify_log_key(checkpoint.log_key, checkpoint.chain, network)
+    if log_keys and key.public_key not in log_keys:
+        raise ProofError("the network's configuration does not name this log key")
     head = open_checkpoint(checkpoint.note, log_origin(network), key.public_key)
     return VerifiedHead(head, checkpoint.log_key.peer_id, key.public_key)
 
@@ -81,7 +89,9 @@ def verify_opened_leaf(inclusion: Inclusion, head: TreeHead) -> Opening:
     return opening
 
 
-def verify_reply(data: bytes, network: NetworkId) -> tuple[VerifiedHead, list[Opening]]:
+def verify_reply(
+    data: bytes, network: NetworkId, log_keys: Collection[bytes] = ()
+) -> tuple[VerifiedHead, list[Opening]]:
     """Check a whole proof as `log.inclusion` gives it.
 
     Raises: ProofError.
@@ -90,5 +100,5 @@ def verify_reply(data: bytes, network: NetworkId) -> tuple[VerifiedHead, list[Op
         reply = decode_message(data, InclusionReply)
     except P2PError as error:
         raise ProofError(f"this is not a proof of the log: {error}") from error
-    verified = verify_checkpoint(reply.checkpoint, network)
+    verified = verify_checkpoint(reply.checkpoint, network, log_keys)
     return verified, [verify_opened_leaf(item, verified.head) for item in reply.inclusions]

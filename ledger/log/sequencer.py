@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import trio
 
@@ -11,7 +12,7 @@ from ledger.ledger import Ledger
 from ledger.limits import LOG_BATCH_SOURCES_MAX, LOG_INTERVAL_S, LOG_RETRY_S
 from ledger.log.appending import LogSigner
 from ledger.operations import AppendLog
-from ledger.store.log_sequencer import next_batch
+from ledger.store.log.sequencer import next_batch
 from p2p.errors import P2PError
 
 log = logging.getLogger(__name__)
@@ -27,8 +28,14 @@ class Sequencer:
         *,
         interval_s: float = LOG_INTERVAL_S,
         sources_max: int = LOG_BATCH_SOURCES_MAX,
+        may_sign: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Sequence a running ledger, looking for work every `interval_s` seconds."""
+        """Sequence a running ledger, looking for work every `interval_s` seconds.
+
+        Args:
+            may_sign: whether checkpoints of this key count by the configuration in force.
+        """
+        self._may_sign = may_sign
         self._ledger = ledger
         self._signer = signer
         self._interval_s = interval_s
@@ -37,6 +44,14 @@ class Sequencer:
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
+            if not self._may_sign():
+                log.error(
+                    "the log does not grow here: the network configuration names other `log_keys` "
+                    "than %s",
+                    self._signer.key_pair.public_key.hex(),
+                )
+                await trio.sleep(LOG_RETRY_S)
+                continue
             try:
                 await self.catch_up()
             except (LedgerError, P2PError, KeyError) as error:

@@ -28,9 +28,17 @@ class TileNodes:
         """Read from these tiles."""
         self._tiles = tiles
         self._seen: dict[Place, bytes] = {}
+        self._made: dict[tuple[int, int], bytes] = {}
+        """Hashes that were computed: the proofs of one reply have their upper parts in common."""
 
     def __call__(self, level: int, index: int) -> bytes:
         """Give one hash. Raises: KeyError if the tiles do not hold that subtree."""
+        found = self._made.get((level, index))
+        if found is None:
+            found = self._made[level, index] = self._make(level, index)
+        return found
+
+    def _make(self, level: int, index: int) -> bytes:
         tile_level, height = divmod(level, TILE_HEIGHT)
         first = index << height
         number, offset = divmod(first, TILE_HASHES)
@@ -51,6 +59,7 @@ class TileNodes:
     def replace(self, changed: dict[Place, bytes]) -> None:
         """Take over tiles that were changed by `append`."""
         self._seen.update(changed)
+        # What was computed stays right: a subtree is only given once it is complete.
 
 
 def append(nodes: TileNodes, size: int, hashes: Sequence[bytes]) -> dict[Place, bytes]:

@@ -7,7 +7,10 @@ from sqlalchemy import Connection, select
 from ledger.records import ApiKeyEntry, KeyUsage, Namespace
 from ledger.store.loading import key_from_row
 from ledger.store.tables import API_KEYS, NAMESPACES, RECORDS
+from p2p.codec import decode_message, encode_message
 from p2p.ledger_messages import AccountFounding
+from p2p.opening_messages import InvitedFounding
+from p2p.signing import Signed
 
 
 def namespaces_of(connection: Connection, account_id: str) -> list[Namespace]:
@@ -20,10 +23,15 @@ def namespaces_of(connection: Connection, account_id: str) -> list[Namespace]:
 
 def founding_of(connection: Connection, account_id: str) -> bytes:
     """Read an account's founding document as it was signed (encoded `Signed`)."""
-    statement = select(RECORDS.c.signed).where(
-        RECORDS.c.subject == account_id, RECORDS.c.purpose == AccountFounding.PURPOSE
+    purposes = (AccountFounding.PURPOSE, InvitedFounding.PURPOSE)
+    statement = select(RECORDS.c.purpose, RECORDS.c.signed).where(
+        RECORDS.c.subject == account_id, RECORDS.c.purpose.in_(purposes)
     )
-    return bytes(connection.execute(statement).scalar_one())
+    purpose, signed = connection.execute(statement).one()
+    if purpose == InvitedFounding.PURPOSE:
+        outer = decode_message(decode_message(signed, Signed).body, InvitedFounding)
+        return encode_message(outer.founding)
+    return bytes(signed)
 
 
 def keys_of(

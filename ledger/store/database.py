@@ -43,14 +43,28 @@ def open_engine(url: str, *, writer: bool) -> Engine:
         if backend == "sqlite":
             return _open_sqlite(url, writer=writer)
         if backend == "postgresql":
-            level = "READ COMMITTED" if writer else "REPEATABLE READ"
-            size = 1 if writer else READERS_MAX
-            return create_engine(
-                url, isolation_level=level, pool_size=size, max_overflow=1, pool_pre_ping=not writer
-            )
+            return _open_postgresql(url, writer=writer)
     except (ArgumentError, ImportError) as error:
         raise StorageError(f"the ledger's database URL cannot be used: {_plain(error)}") from error
     raise StorageError("the ledger's database URL starts with sqlite:/// or postgresql+psycopg://")
+
+
+def _open_postgresql(url: str, *, writer: bool) -> Engine:
+    level = "READ COMMITTED" if writer else "REPEATABLE READ"
+    size = 1 if writer else READERS_MAX
+    engine = create_engine(
+        url, isolation_level=level, pool_size=size, max_overflow=1, pool_pre_ping=not writer
+    )
+
+    @event.listens_for(engine, "connect")
+    def keep_to_indexes(connection: Any, record: Any) -> None:
+        # The writer looks everything up by key. Its plans are kept: one that was made while a table
+        # was small would go on reading the whole of it when it has grown.
+        if writer:
+            connection.execute("SET enable_seqscan = off")
+            connection.commit()
+
+    return engine
 
 
 def _open_sqlite(url: str, *, writer: bool) -> Engine:

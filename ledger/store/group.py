@@ -8,8 +8,10 @@ An operation that breaks a rule fails alone. What is returned is durable: the co
 
 If PostgreSQL aborts a group (deadlock, two processes inserting one ID) it is done again from the
 start: then the winner's rows are seen. If the database refuses a group for a reason that may lie in
-one operation, each is tried by itself. If a commit fails, every operation gets StorageError and
-nothing is acknowledged.
+one operation, each is tried by itself. If the commit fails (a full disk, a sync that fails, a lost
+server), every operation gets StorageError and nothing is acknowledged, whatever became of it: after
+a failed sync a second look may find in memory what is not on the disk. Who asks again with the same
+ID learns of it by a commit that succeeded.
 """
 
 from __future__ import annotations
@@ -37,6 +39,13 @@ _AGAIN = frozenset({"40001", "40P01", "23505"})
 """PostgreSQL: serialization failure, deadlock, unique violation (another process was first)."""
 
 
+class _WholeGroupError(Exception):
+    """Beginning or committing failed, which does not lie in any one operation."""
+
+    def __init__(self, error: SQLAlchemyError) -> None:
+        super().__init__(plain_message(error))
+
+
 class Store:
     """Applies groups of operations to one database. Used by one thread."""
 
@@ -53,6 +62,10 @@ class Store:
         for _ in range(GROUP_ATTEMPTS_MAX):
             try:
                 return self._transaction(operations, now_ms)
+            except _WholeGroupError as error:
+                self.close()
+                log.error("no commit of %d operations: %s", len(operations), error)
+                return [StorageError(f"the database failed: {error}") for _ in operations]
             except DBAPIError as error:
                 self.close()
                 if getattr(error.orig, "sqlstate", None) in _AGAIN:
@@ -83,12 +96,21 @@ class Store:
         return [self.apply([operation], now_ms)[0] for operation in operations]
 
     def _transaction(self, operations: Sequence[Operation], now_ms: int) -> list[Outcome]:
-        if self._connection is None:
-            self._connection = self._engine.connect()
-        with self._connection.begin():
-            book = load_book(self._connection, operations, now_ms)
-            outcomes = [_decide(book, operation, now_ms) for operation in operations]
-            write_book(self._connection, book)
+        at_work = False
+        try:
+            if self._connection is None:
+                self._connection = self._engine.connect()
+            with self._connection.begin():
+                at_work = True
+                book = load_book(self._connection, operations, now_ms)
+                outcomes = [_decide(book, operation, now_ms) for operation in operations]
+                write_book(self._connection, book)
+                at_work = False
+        except SQLAlchemyError as error:
+            sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
+            if at_work or sqlstate in _AGAIN:
+                raise
+            raise _WholeGroupError(error) from error
         return outcomes
 
 

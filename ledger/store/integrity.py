@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterable
 from sqlalchemy import Connection, text
 
 from ledger.errors import IntegrityError
+from ledger.store.claim_checks import CLAIM_CHECKS
+from ledger.store.dispute_checks import DISPUTE_CHECKS
+from ledger.store.lease_checks import LEASE_CHECKS
 
 _CHECKS: tuple[tuple[str, str], ...] = (
     (
@@ -40,21 +43,26 @@ _CHECKS: tuple[tuple[str, str], ...] = (
     ),
     (
         "a namespace's held balance differs from its open holds",
-        "SELECT n.path FROM ledger_namespaces n LEFT JOIN (SELECT namespace, SUM(maximum) AS total "
+        "SELECT n.path FROM ledger_namespaces n LEFT JOIN "
+        "(SELECT namespace, SUM(maximum - charged - returned) AS total "
         "FROM ledger_holds WHERE state = 'open' GROUP BY namespace) h ON h.namespace = n.path "
         "WHERE n.held <> COALESCE(h.total, 0)",
     ),
     (
         "an API key's counters differ from its holds",
         "SELECT k.key_id FROM ledger_api_keys k LEFT JOIN (SELECT key_id, "
-        "SUM(CASE WHEN state = 'open' THEN maximum ELSE 0 END) AS held, SUM(charged) AS spent "
+        "SUM(CASE WHEN state = 'open' THEN maximum - charged - returned ELSE 0 END) AS held, "
+        "SUM(charged) AS spent "
         "FROM ledger_holds GROUP BY key_id) h ON h.key_id = k.key_id "
-        "WHERE k.held <> COALESCE(h.held, 0) OR k.spent <> COALESCE(h.spent, 0)",
+        "LEFT JOIN (SELECT o.key_id AS key_id, SUM(d.refunded) AS refunded FROM ledger_disputes o "
+        "JOIN ledger_dispute_decisions d ON d.capture = o.capture GROUP BY o.key_id) c "
+        "ON c.key_id = k.key_id WHERE k.held <> COALESCE(h.held, 0) "
+        "OR k.spent <> COALESCE(h.spent, 0) - COALESCE(c.refunded, 0)",
     ),
     (
         "an API key's use of a day differs from its holds",
         "SELECT k.key_id FROM ledger_api_keys k LEFT JOIN (SELECT key_id, usage_day, "
-        "SUM(CASE WHEN state = 'open' THEN maximum ELSE charged END) AS used "
+        "SUM(CASE WHEN state = 'open' THEN maximum - returned ELSE charged END) AS used "
         "FROM ledger_holds GROUP BY key_id, usage_day) h "
         "ON h.key_id = k.key_id AND h.usage_day = k.usage_day "
         "WHERE k.usage_day <> 0 AND k.day_used <> COALESCE(h.used, 0)",
@@ -68,25 +76,39 @@ _CHECKS: tuple[tuple[str, str], ...] = (
         "OR r.records <> r.numbers OR r.newest - r.oldest + 1 <> r.records",
     ),
     (
+        "a referral, or the use of an invite, has no signed record",
+        "SELECT o.account_id FROM (SELECT account_id, 'referral' AS purpose FROM ledger_referrals "
+        "UNION ALL SELECT account_id, 'invited-founding' FROM ledger_invite_uses) o "
+        "LEFT JOIN ledger_records r ON r.subject = o.account_id AND r.purpose = o.purpose "
+        "WHERE r.subject IS NULL",
+    ),
+    (
         "a hold's state does not fit the transfers that it names",
         "SELECT h.number FROM ledger_holds h "
-        "LEFT JOIN ledger_transfers s ON s.number = h.number AND s.kind = 'hold' "
+        "LEFT JOIN ledger_transfers s ON s.number = h.number "
+        "AND s.kind = CASE h.is_lease WHEN 1 THEN 'lease' ELSE 'hold' END "
         "LEFT JOIN ledger_transfers e ON e.number = h.ended_by AND e.hold_number = h.number "
         "WHERE s.number IS NULL "
-        "OR (h.state = 'open' AND (h.ended_by IS NOT NULL OR h.charged <> 0)) "
+        "OR (h.state = 'open' AND (h.ended_by IS NOT NULL "
+        "OR (h.is_lease = 0 AND h.charged + h.returned <> 0))) "
         "OR (h.state <> 'open' AND (e.kind IS NULL OR e.kind <> CASE h.state "
-        "WHEN 'captured' THEN 'capture' WHEN 'released' THEN 'release' ELSE 'expire' END))",
+        "WHEN 'captured' THEN 'capture' WHEN 'expired' THEN 'expire' WHEN 'claimed' THEN 'claim' "
+        "ELSE CASE h.is_lease WHEN 1 THEN 'lease_return' ELSE 'release' END END))",
     ),
     (
         "a hold was ended more than once",
-        "SELECT hold_number FROM ledger_transfers "
-        "WHERE kind IN ('capture', 'release', 'expire') GROUP BY hold_number HAVING COUNT(*) <> 1",
+        "SELECT t.hold_number FROM ledger_transfers t JOIN ledger_holds h "
+        "ON h.number = t.hold_number WHERE t.kind IN ('capture', 'release', 'expire') "
+        "OR (t.kind = 'claim' AND h.is_lease = 0) GROUP BY t.hold_number HAVING COUNT(*) <> 1",
     ),
     (
         "a hold, or the end of one, has a transfer but no matching record",
         "SELECT t.number FROM ledger_transfers t LEFT JOIN ledger_holds h "
-        "ON h.number = t.hold_number WHERE t.kind <> 'grant' AND (h.number IS NULL OR "
-        "(t.kind <> 'hold' AND (h.ended_by IS NULL OR h.ended_by <> t.number)))",
+        "ON h.number = t.hold_number "
+        "WHERE t.kind NOT IN ('grant', 'lease', 'leased_capture', 'lease_return', 'correction') "
+        "AND (h.number IS NULL OR "
+        "(t.kind <> 'hold' AND NOT (t.kind = 'claim' AND h.is_lease = 1) "
+        "AND (h.ended_by IS NULL OR h.ended_by <> t.number)))",
     ),
     (
         "a grant's amount differs from its entries",
@@ -99,6 +121,9 @@ _CHECKS: tuple[tuple[str, str], ...] = (
         "SELECT e.transfer FROM ledger_entries e LEFT JOIN ledger_grants g "
         "ON g.number = e.transfer WHERE e.account = 'mint' AND g.number IS NULL",
     ),
+    *LEASE_CHECKS,
+    *CLAIM_CHECKS,
+    *DISPUTE_CHECKS,
 )
 
 
@@ -130,7 +155,8 @@ def explain(problems: Iterable[str]) -> None:
 def _damage(connection: Connection) -> str | None:
     if connection.dialect.name != "sqlite":
         return None
-    damage = connection.execute(text("PRAGMA quick_check(1)")).scalar_one()
+    # Not quick_check: it would not see an index that says something else than its table.
+    damage = connection.execute(text("PRAGMA integrity_check(1)")).scalar_one()
     return None if damage == "ok" else f"the file is damaged ({damage})"
 
 

@@ -11,22 +11,30 @@ from sqlalchemy import Connection, func, select, text
 
 from ledger.accounts import namespace_path
 from ledger.book import Book
+from ledger.claim_operations import RecordClaim, SettleClaims
 from ledger.limits import GRANT_EPOCH_MS
 from ledger.operations import (
+    AnswerDispute,
     AppendLog,
     BindNode,
     CaptureHold,
+    CaptureLeased,
     ChangeAccountKeys,
+    ChangeKeyLimits,
     CreateKey,
     ExpireHold,
     FoundAccount,
     FreezeEpoch,
     KeepUptime,
     MakeGrant,
+    OpenDispute,
+    OpenLease,
     OpenNamespace,
     Operation,
     PlaceHold,
+    ReferAccount,
     ReleaseHold,
+    ReturnLease,
     RevokeKey,
     RotateKey,
     transfer_id_of,
@@ -39,10 +47,15 @@ from ledger.records import (
     HoldEnd,
     HoldState,
     KeyUsage,
+    LeaseUse,
     Namespace,
     PastTransfer,
 )
-from ledger.store.log_writing import lock_log, pending_of
+from ledger.store.claim_store import claimed_payers, load_claims
+from ledger.store.dispute_store import disputed_holds, load_charges, load_disputes
+from ledger.store.exposure_store import load_exposures
+from ledger.store.log.writing import lock_log, pending_of
+from ledger.store.opening_writing import load_openings
 from ledger.store.rcp_writing import load_frozen_day
 from ledger.store.statements import select_holds, select_past, select_rows
 from ledger.store.tables import (
@@ -61,6 +74,9 @@ from p2p.types import AccountId, PeerId, account_id_from_founding
 
 _GRANTS_LOCK = 0x6772_616E_7473
 """PostgreSQL advisory lock: a cap counts rows that another process may just be adding."""
+
+_COMMON = frozenset({PlaceHold, CaptureHold, CaptureLeased})
+"""Nearly all operations; they need nothing but what `_Needs` names."""
 
 
 class _Needs:
@@ -89,18 +105,33 @@ class _Needs:
                 self.peers.update([leg.node_id for leg in operation.legs])
             case ReleaseHold():
                 self.holds.add(operation.document.hold_id)
+            case CaptureLeased():
+                self.holds.add(operation.hold.lease_id)
+                self.peers.update([leg.node_id for leg in operation.legs])
             case ExpireHold():
                 self.holds.add(operation.hold_id)
+            case RecordClaim():
+                self.holds.add(operation.payer_id)
+                self.transfers.add(operation.document.hold_id)
+                self.peers.add(operation.leg.node_id)
+            case SettleClaims():
+                self.holds.add(operation.payer_id)
             case _:
                 self._add_rare(operation)
 
     def _add_rare(self, operation: Operation) -> None:
         match operation:
+            case OpenLease():
+                self.keys.add(operation.document.key_id)
+            case ReturnLease():
+                self.holds.add(operation.document.lease_id)
             case MakeGrant(document=grant):
                 self.namespaces.add(namespace_path(grant.account_id, grant.namespace))
                 self.mint_keys.add(operation.signed.signer)
             case FoundAccount():
                 self.accounts.add(account_id_from_founding(operation.signed.body))
+            case ReferAccount(document=referral):
+                self.accounts |= {referral.account_id, referral.referrer}
             case OpenNamespace(document=opening):
                 self.accounts.add(opening.account_id)
                 self.namespaces.add(namespace_path(opening.account_id, opening.namespace))
@@ -108,9 +139,9 @@ class _Needs:
                 self.accounts.add(creation.account_id)
                 self.namespaces.add(namespace_path(creation.account_id, creation.namespace))
                 self.keys.add(creation.key_id)
-            case ChangeAccountKeys():
+            case ChangeAccountKeys() | OpenDispute() | AnswerDispute():
                 self.accounts.add(operation.document.account_id)
-            case RevokeKey() | RotateKey():
+            case RevokeKey() | RotateKey() | ChangeKeyLimits():
                 self.accounts.add(operation.document.account_id)
                 self.keys.add(operation.document.key_id)
             case BindNode():
@@ -122,11 +153,13 @@ def load_book(connection: Connection, operations: Sequence[Operation], now_ms: i
     needs, book = _Needs(operations), Book()
     if needs.mint_keys:
         _load_minted(connection, needs.mint_keys, now_ms, book)
-    if any(isinstance(operation, FreezeEpoch | KeepUptime) for operation in operations):
+    rare = [operation for operation in operations if type(operation) not in _COMMON]
+    load_openings(connection, rare, book)
+    if any(isinstance(operation, FreezeEpoch | KeepUptime) for operation in rare):
         book.frozen_day = load_frozen_day(connection)
-    if any(isinstance(operation, AppendLog) for operation in operations):
+    if any(isinstance(operation, AppendLog) for operation in rare):
         book.log_size = lock_log(connection)
-        book.log_pending = pending_of(connection, operations)
+        book.log_pending = pending_of(connection, rare)
     if needs.accounts:
         book.accounts = _accounts(connection, needs.accounts, lock=True)
     for row in select_holds(connection, needs.holds):
@@ -134,7 +167,12 @@ def load_book(connection: Connection, operations: Sequence[Operation], now_ms: i
         book.holds[hold.hold_id] = hold
         if end is not None:
             book.ends[hold.hold_id] = end
+        if hold.is_lease:
+            book.leases[hold.hold_id] = lease_use_from_row(row)
         needs.keys.add(hold.key_id)
+    if disputed := disputed_holds(rare):
+        load_charges(connection, disputed, book)
+        needs.keys.update(charge.key_id for charge in book.disputes.charges.values())
     for row in select_rows(connection, API_KEYS, "key_id", needs.keys, lock=True):
         key, usage = key_from_row(row)
         book.keys[key.key_id] = key
@@ -142,11 +180,18 @@ def load_book(connection: Connection, operations: Sequence[Operation], now_ms: i
         needs.namespaces.add(key.namespace)
     for row in select_rows(connection, NAMESPACES, "path", needs.namespaces, lock=True):
         book.namespaces[row[0]] = Namespace(*row)
+    load_exposures(connection, operations, book)
+    if claimed := claimed_payers(rare):
+        nodes, parts = load_claims(connection, claimed, book)
+        needs.peers |= nodes
+        needs.transfers |= parts
     for row in select_rows(connection, NODE_BINDINGS, "peer_id", needs.peers):
         book.bindings[row[0]] = Binding(*row)
     # After the locks: whoever used one of these IDs before has committed by now.
     for transfer_id, content, result in select_past(connection, needs.transfers):
         book.past[transfer_id] = PastTransfer(content, decode_message(result, TransferResult))
+    if disputed:
+        load_disputes(connection, rare, book)
     return book
 
 
@@ -201,6 +246,11 @@ def _terms(encoded: bytes) -> PriceTerms:
 
 
 @functools.lru_cache(maxsize=1024)
+def _names(encoded: str) -> tuple[str, ...]:
+    return tuple(json.loads(encoded))
+
+
+@functools.lru_cache(maxsize=1024)
 def _limits(encoded: bytes) -> KeyLimits:
     return decode_message(encoded, KeyLimits) if encoded else NO_LIMITS
 
@@ -225,6 +275,8 @@ def hold_from_row(row: Sequence[Any]) -> tuple[Hold, HoldEnd | None]:
         charged,
         _,
         usage_day,
+        is_lease,
+        _,
         hold_id,
     ) = row
     hold = Hold(
@@ -242,17 +294,25 @@ def hold_from_row(row: Sequence[Any]) -> tuple[Hold, HoldEnd | None]:
         expires_ms,
         number,
         usage_day,
+        bool(is_lease),
     )
     if state == HoldState.OPEN:
         return hold, None
     return hold, HoldEnd(hold_id, HoldState(state), charged, None)
 
 
+def lease_use_from_row(row: Sequence[Any]) -> LeaseUse:
+    """Make the record of what became of a lease, from its hold's row."""
+    hold_id, returned, charged = row[-1], row[-2], row[14]
+    return LeaseUse(hold_id, charged, returned)
+
+
 def key_from_row(row: Sequence[Any]) -> tuple[ApiKeyEntry, KeyUsage]:
     """Make the records of an API key's row."""
     key_id, namespace, hold_key, name, expires_ms, revoked_ms, cap, *rest = row
     models, gateways, content, spent, held, limits, *rest = rest
-    generation, previous_hold_key, previous_until_ms, created_ms, usage_day, day_used = rest
+    generation, previous_hold_key, previous_until_ms, created_ms, *rest = rest
+    usage_day, day_used, limit_changes = rest
     key = ApiKeyEntry(
         key_id,
         namespace,
@@ -261,13 +321,14 @@ def key_from_row(row: Sequence[Any]) -> tuple[ApiKeyEntry, KeyUsage]:
         expires_ms,
         revoked_ms,
         cap,
-        tuple(json.loads(models)),
-        tuple(json.loads(gateways)),
+        _names(models),
+        _names(gateways),
         content,
         _limits(limits),
         generation,
         previous_hold_key,
         previous_until_ms,
         created_ms,
+        limit_changes,
     )
     return key, KeyUsage(key_id, spent, held, usage_day, day_used)

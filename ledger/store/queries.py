@@ -11,6 +11,8 @@ from sqlalchemy import Connection, func, select
 
 from ledger.accounts import earnings_account, fees_account
 from ledger.records import Account, ApiKeyEntry, HoldEnd, HoldState
+from ledger.store.dispute_queries import credited, unmatured
+from ledger.store.lease_queries import leased_of
 from ledger.store.loading import account_of, key_from_row
 from ledger.store.tables import (
     API_KEYS,
@@ -36,19 +38,25 @@ class KeyView:
 
 @dataclass(frozen=True, slots=True)
 class NamespaceView:
-    """A namespace's money (microcredits) and its grants as they were signed (encoded `Signed`)."""
+    """A namespace's money (microcredits) and its grants as they were signed (encoded `Signed`).
+
+    `credited`: what corrections gave back; it is in `available` or was spent again. `leased`: the
+    part of `held` that is leased to gateways.
+    """
 
     available: int
     held: int
     granted: int
     grants: tuple[bytes, ...]
+    credited: int = 0
+    leased: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class EarningsView:
     """What an account earned with its nodes and gateways (microcredits), and by how many legs.
 
-    The unmatured parts are contained in the sums.
+    The unmatured parts are contained in the sums, the disputed ones in the unmatured.
     """
 
     earned: int
@@ -56,6 +64,8 @@ class EarningsView:
     legs: int
     unmatured_earned: int
     unmatured_fees: int
+    disputed_earned: int = 0
+    disputed_fees: int = 0
 
 
 def key_view(connection: Connection, key_id: str) -> KeyView | None:
@@ -86,7 +96,9 @@ def namespace_view(connection: Connection, path: str) -> NamespaceView | None:
         .order_by(GRANTS.c.number)
     ).all()
     granted = sum(int(grant.amount) for grant in grants)
-    return NamespaceView(row.available, row.held, granted, tuple(g.request for g in grants))
+    requests = tuple(grant.request for grant in grants)
+    given_back, leased = credited(connection, path), leased_of(connection, path)
+    return NamespaceView(row.available, row.held, granted, requests, given_back, leased)
 
 
 def account_view(connection: Connection, account_id: str) -> Account | None:
@@ -105,28 +117,26 @@ def balance(connection: Connection, account: str) -> int:
 def earnings_view(
     connection: Connection, account_id: AccountId, unmatured_since_ms: int
 ) -> EarningsView:
-    """Read what an account earned; what came after `unmatured_since_ms` has not matured."""
+    """Read what an account earned; what came after `unmatured_since_ms` has not matured, nor has
+    what is disputed."""
     earned = earnings_account(account_id)
     legs = connection.execute(
-        select(func.count()).select_from(ENTRIES).where(ENTRIES.c.account == earned)
+        select(func.count())
+        .select_from(ENTRIES)
+        .where(ENTRIES.c.account == earned, ENTRIES.c.amount > 0)
     ).scalar_one()
     fees = fees_account(account_id)
+    unmatured_earned = unmatured(connection, earned, unmatured_since_ms)
+    unmatured_fees = unmatured(connection, fees, unmatured_since_ms)
     return EarningsView(
         balance(connection, earned),
         balance(connection, fees),
         int(legs),
-        _earned_since(connection, earned, unmatured_since_ms),
-        _earned_since(connection, fees, unmatured_since_ms),
+        unmatured_earned.amount,
+        unmatured_fees.amount,
+        unmatured_earned.disputed,
+        unmatured_fees.disputed,
     )
-
-
-def _earned_since(connection: Connection, account: str, since_ms: int) -> int:
-    statement = (
-        select(func.coalesce(func.sum(ENTRIES.c.amount), 0))
-        .join(TRANSFERS, TRANSFERS.c.number == ENTRIES.c.transfer)
-        .where(ENTRIES.c.account == account, TRANSFERS.c.at_ms > since_ms)
-    )
-    return max(0, int(connection.execute(statement).scalar_one()))
 
 
 def hold_end(connection: Connection, hold_id: bytes) -> HoldEnd | None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from ledger.rcp import Days, PaidWork
-from ledger.store.rcp_writing import load_frozen_day
-from ledger.store.usage_tables import RCP_EPOCHS, RCP_SCORES, UPTIME, WORK
+from ledger.rcp import Days, PaidWork, ReferredFees
+from ledger.store.opening_tables import REFERRALS
+from ledger.store.rcp_writing import SCORE_COLUMNS, load_frozen_day
+from ledger.store.usage_tables import RCP_EPOCHS, RCP_SCORES, UPTIME, USAGE, WORK
+from ledger.usage import DAY_MS
 from p2p.codec import decode_message
 from p2p.signing import Signed
 from p2p.types import AccountId
@@ -29,6 +33,7 @@ class RcpInputs:
 
     work: tuple[PaidWork, ...]
     uptime: tuple[Signed, ...]
+    referred: tuple[ReferredFees, ...]
 
 
 def rcp_state(connection: Connection) -> RcpState:
@@ -58,7 +63,34 @@ def rcp_inputs(connection: Connection, days: Days) -> RcpInputs:
         )
         for row in connection.execute(statement)
     )
-    return RcpInputs(work, uptime_records(connection, days))
+    return RcpInputs(work, uptime_records(connection, days), referred_fees(connection, days))
+
+
+def referred_fees(connection: Connection, days: Days) -> tuple[ReferredFees, ...]:
+    """Read what accounts that were referred before an epoch paid in fees in it.
+
+    That is what they were charged less what nodes earned of it, both as the captures counted them,
+    less what decisions of disputes took back.
+    """
+    before = select(REFERRALS).where(REFERRALS.c.at_ms < days.first * DAY_MS)
+    referrers = {row.account_id: row.referrer for row in connection.execute(before)}
+    if not referrers:
+        return ()
+    fees: defaultdict[str, int] = defaultdict(int)
+    paid = (USAGE, USAGE.c.charged - USAGE.c.credited, 1)
+    for table, column, sign in (paid, (WORK, WORK.c.earned, -1)):
+        statement = (
+            select(table.c.namespace, func.sum(column).label("n"))
+            .where(table.c.day.between(days.first, days.last))
+            .group_by(table.c.namespace)
+        )
+        for row in connection.execute(statement):
+            fees[row.namespace.partition("/")[0]] += sign * int(row.n)
+    return tuple(
+        ReferredFees(AccountId(account_id), AccountId(referrer), fees[account_id])
+        for account_id, referrer in sorted(referrers.items())
+        if fees.get(account_id, 0) > 0
+    )
 
 
 def uptime_records(
@@ -69,6 +101,11 @@ def uptime_records(
     if bootstrap_id is not None:
         statement = statement.where(UPTIME.c.bootstrap_id == bootstrap_id)
     return tuple(decode_message(row.signed, Signed) for row in connection.execute(statement))
+
+
+def score_from_row(row: Any) -> RcpScore:
+    """Make a score of its row."""
+    return RcpScore(*(getattr(row, name) for name in SCORE_COLUMNS))
 
 
 def rcp_report(connection: Connection, query: RcpQuery) -> RcpReport | None:
@@ -88,8 +125,5 @@ def rcp_report(connection: Connection, query: RcpQuery) -> RcpReport | None:
         rows = rows.where(RCP_SCORES.c.place >= query.first)
     found = connection.execute(rows.order_by(RCP_SCORES.c.place).limit(query.count)).all()
     first = found[0].place if found else query.first
-    scores = tuple(
-        RcpScore(AccountId(row.account_id), row.points, row.work, row.uptime_minutes)
-        for row in found
-    )
+    scores = tuple(score_from_row(row) for row in found)
     return RcpReport(decode_message(epoch.signed, Signed), first, scores)

@@ -9,6 +9,8 @@ from ledger.store.statements import insert_rows
 from ledger.store.usage_tables import RCP_EPOCHS, RCP_SCORES, UPTIME
 from p2p.codec import encode_message
 
+SCORE_COLUMNS = ("account_id", "points", "work", "uptime_minutes", "referral_fees")
+"""Of a score's row, as RcpScore has them."""
 _EPOCH_LOCK = 0x7263_7065_706F
 """PostgreSQL advisory lock: epochs follow each other, whoever freezes them."""
 
@@ -41,7 +43,7 @@ def write_rcp(connection: Connection, book: Book) -> None:
         row = (first_day, epoch.last_day, encode_message(epoch.signed))
         insert_rows(connection, RCP_EPOCHS, [row])
         rows = [
-            (first_day, place, score.account_id, score.points, score.work, score.uptime_minutes)
+            (first_day, place, *(getattr(score, name) for name in SCORE_COLUMNS))
             for place, score in enumerate(epoch.scores)
         ]
         insert_rows(connection, RCP_SCORES, rows)

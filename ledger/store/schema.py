@@ -13,10 +13,11 @@ import functools
 import importlib
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, MetaData, inspect, text
+from sqlalchemy import Connection, MetaData, create_engine, inspect, text
 from sqlmodel import SQLModel
 
 from ledger.errors import IntegrityError
@@ -33,9 +34,12 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def tables() -> MetaData:
-    """Give the ledger's tables as the code has them (`ledger/store/*tables.py`)."""
-    for path in Path(__file__).parent.glob("*tables.py"):
-        importlib.import_module(f"ledger.store.{path.stem}")
+    """Give the ledger's tables as the code has them (`ledger/store/**/*tables.py`)."""
+    here = Path(__file__).parent
+    for path in here.glob("**/*tables.py"):
+        parts = path.relative_to(here).with_suffix("").parts
+        if parts[0] != _MIGRATIONS.name:
+            importlib.import_module(".".join(("ledger.store", *parts)))
     found = MetaData()
     for table in SQLModel.metadata.sorted_tables:
         if table.name.startswith("ledger_"):
@@ -103,6 +107,33 @@ def upgrade(connection: Connection) -> tuple[bool, bool]:
     if found not in (None, newest):
         log.warning("the ledger's tables were brought from version %s to %s", found, newest)
     return True, found is None
+
+
+def definition_problems(connection: Connection) -> Iterator[str]:
+    """Compare the tables, indexes and triggers of an SQLite file with what the revisions make.
+
+    A damaged definition that SQLite can still read changes no row, only what is enforced. (On
+    PostgreSQL definitions are not text in the file.)
+    """
+    if connection.dialect.name != "sqlite":
+        return
+    engine = create_engine("sqlite://")
+    try:
+        with engine.begin() as fresh:
+            upgrade(fresh)
+            expected = _definitions(fresh)
+    finally:
+        engine.dispose()
+    found = _definitions(connection)
+    for name in sorted(found.keys() | expected.keys()):
+        if found.get(name) != expected.get(name):
+            yield f"the definition of {name} is not what the revisions make"
+
+
+def _definitions(connection: Connection) -> dict[str, list[str]]:
+    rows = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
+    # The programs from before the revisions wrote their parts in another order.
+    return {name: sorted(re.sub(r"[\s\"]+", "", sql).rstrip(")").split(",")) for name, sql in rows}
 
 
 def check_known(revision: str | None) -> None:

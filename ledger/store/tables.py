@@ -31,6 +31,7 @@ from sqlalchemy import (
 from sqlmodel import Field, SQLModel
 
 _OPEN = text("state = 'open'")
+_OPEN_LEASE = text("is_lease = 1 AND state = 'open'")
 
 
 def _big(*arguments: Any, **options: Any) -> Any:
@@ -148,6 +149,7 @@ class ApiKeyRow(SQLModel, table=True):
     created_ms: int = _big(server_default="0")
     usage_day: int = _big(server_default="0")
     day_used: int = _big(server_default="0")
+    limit_changes: int = _big(server_default="0")
 
 
 class TransferRow(SQLModel, table=True):
@@ -166,11 +168,20 @@ class TransferRow(SQLModel, table=True):
 
 
 class HoldRow(SQLModel, table=True):
-    """A hold, named by its transfer. `terms` is encoded; `ended_by` is a transfer's number."""
+    """A hold, named by its transfer. `terms` is encoded; `ended_by` is a transfer's number.
+
+    A lease (`is_lease` 1) is charged by many captures; `returned` is what of it came back so far.
+    """
 
     __tablename__ = "ledger_holds"
     __table_args__ = (
         Index("ledger_holds_open", "expires_ms", sqlite_where=_OPEN, postgresql_where=_OPEN),
+        Index(
+            "ledger_holds_leased",
+            "namespace",
+            sqlite_where=_OPEN_LEASE,
+            postgresql_where=_OPEN_LEASE,
+        ),
     )
     number: int = _number(ForeignKey("ledger_transfers.number"), primary_key=True)
     job_id: bytes = _bytes()
@@ -189,6 +200,8 @@ class HoldRow(SQLModel, table=True):
     charged: int = _big()
     ended_by: int | None = _big(nullable=True)
     usage_day: int = _big(server_default="0")
+    is_lease: int = _big(server_default="0")
+    returned: int = _big(server_default="0")
 
 
 class EntryRow(SQLModel, table=True):

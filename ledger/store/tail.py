@@ -13,7 +13,10 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, delete, select, text
 
+from ledger.store.claim_checks import CLAIM_TAIL_CHECKS
+from ledger.store.dispute_checks import DISPUTE_TAIL_CHECKS
 from ledger.store.integrity import explain
+from ledger.store.lease_checks import LEASE_TAIL_CHECKS
 from ledger.store.tables import META, TRANSFERS
 
 OVERLAP_MS = 120_000
@@ -41,26 +44,32 @@ _TAIL_CHECKS: tuple[tuple[str, str], ...] = (
     ),
     (
         "a namespace's held balance differs from its open holds",
-        "SELECT n.path FROM ledger_namespaces n LEFT JOIN (SELECT namespace, SUM(maximum) AS total "
+        "SELECT n.path FROM ledger_namespaces n LEFT JOIN "
+        "(SELECT namespace, SUM(maximum - charged - returned) AS total "
         "FROM ledger_holds WHERE state = 'open' GROUP BY namespace) h ON h.namespace = n.path "
         "WHERE n.held <> COALESCE(h.total, 0)",
     ),
     (
         "a hold's state does not fit the transfers that it names",
         "SELECT h.number FROM ledger_holds h "
-        "LEFT JOIN ledger_transfers s ON s.number = h.number AND s.kind = 'hold' "
+        "LEFT JOIN ledger_transfers s ON s.number = h.number "
+        "AND s.kind = CASE h.is_lease WHEN 1 THEN 'lease' ELSE 'hold' END "
         "LEFT JOIN ledger_transfers e ON e.number = h.ended_by AND e.hold_number = h.number "
         "WHERE h.number > :after AND (s.number IS NULL "
-        "OR (h.state = 'open' AND (h.ended_by IS NOT NULL OR h.charged <> 0)) "
+        "OR (h.state = 'open' AND (h.ended_by IS NOT NULL "
+        "OR (h.is_lease = 0 AND h.charged + h.returned <> 0))) "
         "OR (h.state <> 'open' AND (e.kind IS NULL OR e.kind <> CASE h.state "
-        "WHEN 'captured' THEN 'capture' WHEN 'released' THEN 'release' ELSE 'expire' END)))",
+        "WHEN 'captured' THEN 'capture' WHEN 'expired' THEN 'expire' WHEN 'claimed' THEN 'claim' "
+        "ELSE CASE h.is_lease WHEN 1 THEN 'lease_return' ELSE 'release' END END)))",
     ),
     (
         "a hold, or the end of one, has a transfer but no matching record",
         "SELECT t.number FROM ledger_transfers t LEFT JOIN ledger_holds h "
-        "ON h.number = t.hold_number WHERE t.number > :after AND t.kind <> 'grant' "
+        "ON h.number = t.hold_number WHERE t.number > :after "
+        "AND t.kind NOT IN ('grant', 'lease', 'leased_capture', 'lease_return', 'correction') "
         "AND (h.number IS NULL OR "
-        "(t.kind <> 'hold' AND (h.ended_by IS NULL OR h.ended_by <> t.number)))",
+        "(t.kind <> 'hold' AND NOT (t.kind = 'claim' AND h.is_lease = 1) "
+        "AND (h.ended_by IS NULL OR h.ended_by <> t.number)))",
     ),
     (
         "a grant's amount differs from its entries",
@@ -74,6 +83,9 @@ _TAIL_CHECKS: tuple[tuple[str, str], ...] = (
         "ON g.number = e.transfer WHERE e.transfer > :after AND e.account = 'mint' "
         "AND g.number IS NULL",
     ),
+    *LEASE_TAIL_CHECKS,
+    *CLAIM_TAIL_CHECKS,
+    *DISPUTE_TAIL_CHECKS,
 )
 
 

@@ -10,16 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import Connection, select, text
 
+from ledger.claims import PaidLegs, paid_legs
+from ledger.disputes import corrected_usage, corrected_work
+from ledger.errors import IntegrityError
 from ledger.rcp import Days, SeenNode, scores_digest, scores_of, seen_nodes
-from ledger.store.rcp_queries import rcp_inputs
+from ledger.store.dispute_store import find_charge
+from ledger.store.dispute_tables import DISPUTE_DECISIONS, DISPUTES
+from ledger.store.rcp_queries import rcp_inputs, score_from_row
 from ledger.store.tables import RECORDS
 from ledger.store.usage_tables import RCP_EPOCHS, RCP_SCORES, USAGE, WORK
 from ledger.store.usage_writing import write_counters
 from ledger.usage import (
+    COUNTS,
     Counts,
     UsageEntry,
     UsageKey,
@@ -35,23 +42,34 @@ from ledger.usage import (
 from p2p.codec import decode_message
 from p2p.errors import P2PError
 from p2p.job_messages import DeliveryCount
-from p2p.ledger_messages import CaptureRequest, ReleaseRequest
-from p2p.prices import FeeRule, PriceTerms, split_charge
+from p2p.lease_messages import LeasedCapture, LeasedHold, LeaseReturn
+from p2p.ledger_messages import CaptureRequest, ReleaseRequest, TransferResult
+from p2p.prices import FeeRule, PriceTerms, exact_price, split_charge
 from p2p.signing import Signed, open_signed
 from p2p.types import AccountId, NetworkId
-from p2p.usage_messages import RcpEpoch, RcpScore, UptimeRecord
+from p2p.usage_messages import RcpEpoch, UptimeRecord
 
 # Columns by name, because the first upgrade runs this on the tables of that time.
 _ENDED = (
     "SELECT h.namespace, h.key_id, h.terms, h.gateway_basis_points, h.network_basis_points, "
     "h.issued_ms, h.expires_ms, h.charged, t.number, t.kind, t.request, t.at_ms "
-    "FROM ledger_holds h JOIN ledger_transfers t ON t.number = h.ended_by ORDER BY t.number"
+    "FROM ledger_holds h JOIN ledger_transfers t ON t.number = h.ended_by "
+    "JOIN ledger_transfers s ON s.number = h.number AND s.kind = 'hold' ORDER BY t.number"
+)
+_OF_LEASES = (
+    "SELECT h.namespace, h.key_id, h.terms, h.gateway_basis_points, h.network_basis_points, "
+    "t.number, t.kind, t.request, t.result, t.at_ms "
+    "FROM ledger_transfers t JOIN ledger_holds h ON h.number = t.hold_number "
+    "WHERE t.kind IN ('leased_capture', 'lease_return') "
+    "OR (t.kind = 'claim' AND t.number <> COALESCE(h.ended_by, 0)) ORDER BY t.number"
 )
 _EARNED = (
     "SELECT transfer, account, amount FROM ledger_entries WHERE transfer = :number "
     "AND account LIKE 'earnings:%' ORDER BY position"
 )
 _ROWS_AT_ONCE = 500
+COUNTS_AT_FIRST = COUNTS[: COUNTS.index("duration_ms") + 1]
+"""What the first table of usage had."""
 
 
 @dataclass(slots=True)
@@ -64,25 +82,49 @@ class Counters:
 
 
 def counters_of_transfers(connection: Connection) -> Counters:
-    """Make the counters again from every hold that has ended."""
+    """Make the counters again from every hold that has ended, and what was done with leases."""
     found = Counters()
-    for row in connection.execute(text(_ENDED)).yield_per(_ROWS_AT_ONCE):
-        try:
-            _count(connection, row, found)
-        except (P2PError, ValueError) as error:
-            found.problems.append(f"transfer {row.number} cannot be read: {error}")
+    for statement, count in ((_ENDED, _count), (_OF_LEASES, _count_leased)):
+        for row in connection.execute(text(statement)).yield_per(_ROWS_AT_ONCE):
+            try:
+                count(connection, row, found)
+            except (P2PError, ValueError) as error:
+                found.problems.append(f"transfer {row.number} cannot be read: {error}")
     return found
+
+
+def add_corrections(connection: Connection, found: Counters) -> None:
+    """Add what the decisions of disputes gave back."""
+    statement = select(DISPUTES.c.hold_id, DISPUTE_DECISIONS).join(
+        DISPUTE_DECISIONS, DISPUTE_DECISIONS.c.capture == DISPUTES.c.capture
+    )
+    for row in connection.execute(statement):
+        try:
+            charge = find_charge(connection, row.hold_id)
+        except (P2PError, IntegrityError) as error:
+            found.problems.append(f"the charge of a dispute cannot be read: {error}")
+            continue
+        if charge is None or not 0 <= row.refunded <= charge.charged:
+            found.problems.append(f"correction {row.transfer} has no charge to correct")
+            continue
+        if row.refunded:
+            day = day_of(row.at_ms)
+            add_usage(found.usage, corrected_usage(charge, row.refunded, day))
+            add_work(found.work, corrected_work(charge, row.refunded, day))
 
 
 def fill_counters(connection: Connection) -> None:
     """Write the counters of everything that ended before there were any (in an upgrade)."""
     found = counters_of_transfers(connection)
-    write_counters(connection, found.usage, found.work)
+    write_counters(connection, found.usage, found.work, COUNTS_AT_FIRST)
 
 
 def _count(connection: Connection, row: Any, found: Counters) -> None:
     terms = decode_message(row.terms, PriceTerms)
     key = UsageKey(row.namespace, day_of(row.at_ms), row.key_id, terms.model_name)
+    if row.kind == "claim":
+        _count_capture(connection, row, found, paid_legs(row.request))
+        return
     if row.kind != "capture":
         outcome = ""
         if row.kind == "release":
@@ -91,6 +133,53 @@ def _count(connection: Connection, row: Any, found: Counters) -> None:
         add_usage(found.usage, UsageEntry(key, uncharged_counts(outcome)))
         return
     request = decode_message(decode_message(row.request, Signed).body, CaptureRequest)
+    _count_capture(connection, row, found, request)
+
+
+def _count_leased(connection: Connection, row: Any, found: Counters) -> None:
+    if row.kind == "claim":
+        claimed = paid_legs(row.request)
+        if claimed.part is not None:
+            _count_part(connection, row, found, claimed, claimed.part)
+        return
+    body = decode_message(row.request, Signed).body
+    if row.kind == "lease_return":
+        gone = decode_message(body, LeaseReturn)
+        model = decode_message(row.terms, PriceTerms).model_name
+        key = UsageKey(row.namespace, day_of(row.at_ms), row.key_id, model)
+        if uncharged := gone.failed + gone.client_left:
+            counts = Counts(uncharged, 0, gone.client_left, gone.failed)
+            add_usage(found.usage, UsageEntry(key, counts))
+        return
+    request = decode_message(body, LeasedCapture)
+    part = decode_message(request.hold.body, LeasedHold)
+    _count_part(connection, row, found, request, part)
+
+
+def _count_part(
+    connection: Connection,
+    row: Any,
+    found: Counters,
+    request: LeasedCapture | PaidLegs,
+    part: LeasedHold,
+) -> None:
+    job = SimpleNamespace(
+        **row._mapping,
+        charged=decode_message(row.result, TransferResult).amount,
+        issued_ms=part.issued_ms,
+        expires_ms=part.expires_ms,
+    )
+    _count_capture(connection, job, found, request)
+
+
+def _count_capture(
+    connection: Connection,
+    row: Any,
+    found: Counters,
+    request: CaptureRequest | LeasedCapture | PaidLegs,
+) -> None:
+    terms = decode_message(row.terms, PriceTerms)
+    key = UsageKey(row.namespace, day_of(row.at_ms), row.key_id, terms.model_name)
     legs = [decode_message(leg.delivery.body, DeliveryCount) for leg in request.legs]
     counts = captured_counts(
         request.outcome,
@@ -108,8 +197,7 @@ def _work(
 ) -> list[WorkEntry]:
     """Give the work of a capture: whose it was is in the entries. Raises: ValueError."""
     weights = tuple(
-        terms.input_microcredits_per_million_tokens * leg.input_tokens
-        + terms.output_microcredits_per_million_tokens * leg.output_tokens
+        exact_price(terms, leg.input_tokens, leg.output_tokens, leg.cached_input_tokens)
         for leg in legs
     )
     fees = FeeRule(row.gateway_basis_points, row.network_basis_points)
@@ -136,6 +224,7 @@ def _work(
 def counter_problems(connection: Connection) -> Iterator[str]:
     """Compare usage and work with the transfers; gives a line for each difference."""
     made = counters_of_transfers(connection)
+    add_corrections(connection, made)
     yield from made.problems
     usage = {
         UsageKey(row[0], row[1], row[2], row[3]): Counts(*row[4:])
@@ -171,9 +260,7 @@ def epoch_problems(connection: Connection, network: NetworkId) -> Iterator[str]:
             yield f"{name} is kept under other days than it was signed for"
         statement = select(RCP_SCORES).where(RCP_SCORES.c.first_day == row.first_day)
         rows_kept = connection.execute(statement.order_by(RCP_SCORES.c.place)).all()
-        kept = [
-            RcpScore(AccountId(s.account_id), s.points, s.work, s.uptime_minutes) for s in rows_kept
-        ]
+        kept = [score_from_row(row) for row in rows_kept]
         in_order = [s.place for s in rows_kept] == list(range(len(rows_kept)))
         if not in_order or scores_digest(kept) != epoch.scores_digest:
             yield f"{name}: its scores are not those that were signed"
@@ -183,6 +270,6 @@ def epoch_problems(connection: Connection, network: NetworkId) -> Iterator[str]:
                 seen += seen_nodes(signed.peer_id, open_signed(signed, UptimeRecord, network))
             except P2PError as error:
                 yield f"{name}: an uptime record: {error}"
-        made = scores_of(epoch.parameters, inputs.work, seen)
+        made = scores_of(epoch.parameters, inputs.work, seen, inputs.referred)
         if scores_digest(made) != epoch.scores_digest:
             yield f"{name}: work and uptime give other scores"

@@ -30,6 +30,7 @@ class UsageTableRow(SQLModel, table=True):
     output_tokens: int = _big()
     charged: int = _big()
     duration_ms: int = _big()
+    credited: int = _big(server_default="0")
 
 
 class WorkRow(SQLModel, table=True):
@@ -75,6 +76,7 @@ class RcpScoreRow(SQLModel, table=True):
     points: int = _big()
     work: int = _big()
     uptime_minutes: int = _big()
+    referral_fees: int = _big(server_default="0")
 
 
 USAGE = _table(UsageTableRow)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import Connection, Table
 
 from ledger.book import Book
-from ledger.store.statements import Values
+from ledger.store.statements import Values, as_arrays, unnested
 from ledger.store.usage_tables import USAGE, WORK
 from ledger.usage import COUNTS, Counts, UsageKey, WorkKey
 
@@ -25,10 +25,15 @@ def write_counters(
     connection: Connection,
     usage: Mapping[UsageKey, Counts],
     work: Mapping[WorkKey, tuple[int, int]],
+    counters: tuple[str, ...] = COUNTS,
 ) -> None:
-    """Add to the counters of usage and work."""
-    rows = [(*key, *counts.values) for key, counts in sorted(usage.items())]
-    _add(connection, USAGE, COUNTS, rows)
+    """Add to the counters of usage and work.
+
+    Args: counters: the first of `COUNTS`, as many as the table has (an old revision's has fewer).
+    """
+    width = len(counters)
+    rows = [(*key, *counts.values[:width]) for key, counts in sorted(usage.items())]
+    _add(connection, USAGE, counters, rows)
     rows = [
         (key.day, key.namespace, key.node_id, key.account_id, legs, earned)
         for key, (legs, earned) in sorted(work.items())
@@ -39,19 +44,23 @@ def write_counters(
 def _add(
     connection: Connection, table: Table, counters: tuple[str, ...], rows: Sequence[Values]
 ) -> None:
-    if rows:
-        connection.exec_driver_sql(_adding(connection.dialect.name, table, counters), list(rows))
+    if not rows:
+        return
+    columns = [c for c in table.columns if c.primary_key or c.name in counters]
+    names = tuple(column.name for column in columns)
+    if connection.dialect.name == "sqlite":
+        source = f"VALUES ({', '.join('?' * len(names))})"
+        connection.exec_driver_sql(_adding(table, names, counters, source), list(rows))
+    else:
+        source = f"SELECT * FROM {unnested(columns)}"  # noqa: S608 - names of ours only
+        connection.exec_driver_sql(_adding(table, names, counters, source), as_arrays(rows))
 
 
 @functools.cache
-def _adding(dialect_name: str, table: Table, counters: tuple[str, ...]) -> str:
-    # The same words on both databases, but for the mark of a parameter.
-    mark = "?" if dialect_name == "sqlite" else "%s"
-    names = [column.name for column in table.columns]
+def _adding(table: Table, names: tuple[str, ...], counters: tuple[str, ...], source: str) -> str:
     keys = [column.name for column in table.primary_key.columns]
     sums = ", ".join(f"{name} = {table.name}.{name} + excluded.{name}" for name in counters)
     return (
-        f"INSERT INTO {table.name} ({', '.join(names)}) "  # noqa: S608 - names of ours only
-        f"VALUES ({', '.join([mark] * len(names))}) "
+        f"INSERT INTO {table.name} ({', '.join(names)}) {source} "
         f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sums}"
     )

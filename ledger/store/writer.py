@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -65,6 +65,16 @@ class Writer(Generic[T]):
             self._waiting.append(ticket)
             if len(self._waiting) == 1:
                 self._condition.notify()
+
+    def put_all(self, tickets: Sequence[Ticket[T]]) -> None:
+        """Queue several operations next to each other: all of them, or none. Raises: as `put`."""
+        with self._condition:
+            if self._stopping:
+                raise StorageError("the ledger is closing")
+            if len(self._waiting) + len(tickets) > QUEUE_OPERATIONS_MAX:
+                raise LedgerBusyError(f"{QUEUE_OPERATIONS_MAX} ledger operations are waiting")
+            self._waiting.extend(tickets)
+            self._condition.notify()
 
     def stop(self) -> None:
         """Take no more; `run` returns when everything that waits is done."""

@@ -12,7 +12,11 @@ from sqlalchemy import Connection, update
 from ledger.book import Book
 from ledger.log.sources import transfer_source
 from ledger.records import Account, Hold, HoldState, Transfer
-from ledger.store.log_writing import enqueue, write_batch, write_pending
+from ledger.store.claim_store import write_claims
+from ledger.store.dispute_store import write_disputes
+from ledger.store.exposure_store import write_exposures
+from ledger.store.log.writing import enqueue, write_batch, write_pending
+from ledger.store.opening_writing import write_openings
 from ledger.store.rcp_writing import write_rcp
 from ledger.store.statements import insert_rows, select_rows, update_rows
 from ledger.store.tables import (
@@ -53,10 +57,16 @@ def write_book(connection: Connection, book: Book) -> None:
         update_rows(connection, API_KEYS, "key_id", columns, rows)
     if book.consumed:
         write_usage(connection, book)
+    if book.new_referrals or book.new_invite_uses:
+        write_openings(connection, book)
     if book.new_uptime or book.new_epochs:
         write_rcp(connection, book)
     if book.new_transfers:
         _write_transfers(connection, book)
+    if book.changed_exposures:
+        write_exposures(connection, book)
+    if book.changed_claims:
+        write_claims(connection, book)
     if book.new_records or book.changed_bindings:
         write_pending(connection, book)
     for batch in book.new_log_batches:
@@ -72,17 +82,15 @@ def write_book(connection: Connection, book: Book) -> None:
                 for r in book.new_records
             ],
         )
+    if book.disputes.new_disputes or book.disputes.new_answers or book.disputes.new_decisions:
+        write_disputes(connection, book)
 
 
 def _write_transfers(connection: Connection, book: Book) -> None:
     transfers = book.new_transfers
-    numbers = dict(
-        zip(
-            [transfer.transfer_id for transfer in transfers],
-            _new_numbers(connection, len(transfers)),
-            strict=True,
-        )
-    )
+    ids = [transfer.transfer_id for transfer in transfers]
+    kept = [book.numbers[transfer_id] for transfer_id in ids] if book.numbers else None
+    numbers = dict(zip(ids, kept or _new_numbers(connection, len(ids)), strict=True))
 
     def hold_number(hold_id: bytes | None) -> int | None:
         if hold_id is None:
@@ -123,6 +131,9 @@ def _write_transfers(connection: Connection, book: Book) -> None:
             if end.ended_by is not None
         ],
     )
+    leases = [book.leases[lease_id] for lease_id in sorted(book.changed_leases)]
+    rows = [(lease.charged, lease.returned, hold_number(lease.hold_id)) for lease in leases]
+    update_rows(connection, HOLDS, "number", ("charged", "returned"), rows)
     insert_rows(
         connection,
         GRANTS,
@@ -174,6 +185,8 @@ def _hold_row(hold: Hold, number: int) -> Values:
         0,
         None,
         hold.usage_day,
+        int(hold.is_lease),
+        0,
     )
 
 
@@ -204,12 +217,26 @@ def _write_keys(connection: Connection, book: Book) -> None:
                 key.created_ms,
                 0,
                 0,
+                key.limit_changes,
             )
             for key in new
         ],
     )
-    columns = ("revoked_ms", "hold_key", "generation", "previous_hold_key", "previous_until_ms")
-    rows = [(*(getattr(key, name) for name in columns), key.key_id) for key in rest]
+    as_they_are = (
+        *("revoked_ms", "hold_key", "generation", "previous_hold_key", "previous_until_ms"),
+        *("expires_ms", "credit_cap_total", "limit_changes"),
+    )
+    rows = [
+        (
+            *(getattr(key, name) for name in as_they_are),
+            json.dumps(key.models),
+            json.dumps(key.gateways),
+            encode_message(key.limits),
+            key.key_id,
+        )
+        for key in rest
+    ]
+    columns = (*as_they_are, "models", "gateways", "limits")
     update_rows(connection, API_KEYS, "key_id", columns, rows)
 
 

@@ -51,7 +51,12 @@ async def test_whole_answer(world: GatewayWorld) -> None:
         "refusal": None,
     }
     assert body["choices"][0]["finish_reason"] == "stop"
-    assert body["usage"] == {"prompt_tokens": 7, "completion_tokens": 20, "total_tokens": 27}
+    assert body["usage"] == {
+        "prompt_tokens": 7,
+        "completion_tokens": 20,
+        "total_tokens": 27,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
     assert response.headers["x-request-id"].startswith("req-")
     receipt = open_receipt(body["resultity"])
     price = 7 * 2 + 20 * 5

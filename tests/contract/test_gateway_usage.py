@@ -46,6 +46,7 @@ async def test_json_and_csv(world: GatewayWorld) -> None:
             "input_tokens": 500,
             "output_tokens": 250,
             "charged_microcredits": 2_250,
+            "credited_microcredits": 0,
         }
         answer = await client.get(URL, params={**RANGE, "format": "csv"})
         assert answer.headers["content-type"].startswith("text/csv")

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 
 from ledger.operations import Operation
+from ledger.store.audit.whole import audit
 from ledger.store.database import open_engine, prepare
 from ledger.store.group import Store
-from ledger.store.log_audit import audit
 from p2p.key_limits import KeyLimits
 from p2p.ledger_messages import TransferResult
 from tests.fakes.account_world import key_change, recovery_of, rotation

@@ -12,15 +12,15 @@ from ledger.log.leaves import leaf_data
 from ledger.log.notes import log_origin, open_checkpoint
 from ledger.log.proofs import verify_opened_leaf, verify_reply
 from ledger.operations import AppendLog
-from ledger.store.log_proofs import consistency, inclusion_reply
-from ledger.store.log_queries import (
+from ledger.store.log.proofs import consistency, inclusion_reply
+from ledger.store.log.queries import (
     latest_checkpoint,
     leaves_between,
     openings_of,
     salt_secret,
 )
-from ledger.store.log_sequencer import next_batch
-from ledger.store.log_tables import LOG_CHECKPOINTS, LOG_LEAVES, LOG_PENDING
+from ledger.store.log.sequencer import next_batch
+from ledger.store.log.tables import LOG_CHECKPOINTS, LOG_LEAVES, LOG_PENDING
 from ledger.store.tables import TRANSFERS
 from p2p.codec import encode_message
 from p2p.log_messages import AccountLeaf, ConsumerLeg, OperatorLeg

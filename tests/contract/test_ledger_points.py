@@ -18,7 +18,7 @@ from ledger.errors import ConflictError, ValueRefusedError
 from ledger.ledger import Ledger
 from ledger.operations import FreezeEpoch, KeepUptime
 from ledger.rcp import Days, scores_digest, verify_report
-from ledger.store.log_audit import audit
+from ledger.store.audit.whole import audit
 from ledger.store.rcp_queries import rcp_state, uptime_records
 from ledger.store.usage_check import counter_problems, epoch_problems
 from ledger.usage import DAY_MS, day_of

@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 
@@ -22,6 +22,7 @@ from ledger.store.group import Outcome, Store
 from ledger.store.integrity import check_integrity
 from ledger.store.queries import balance, namespace_view
 from p2p.ledger_messages import TransferResult
+from tests.fakes.lease_machine import LeaseMachine
 from tests.fakes.ledger_databases import PostgresServer
 from tests.fakes.ledger_world import NETWORK, NODES, OTHER_GATEWAY, Tenant, World
 
@@ -60,7 +61,7 @@ class Model:
         self.holds[place] = (tenant, hold, state)
 
 
-class LedgerMachine(RuleBasedStateMachine):
+class LedgerMachine(LeaseMachine):
     """Random operations, alone and in groups, with repetitions and restarts."""
 
     def new_database(self) -> str:

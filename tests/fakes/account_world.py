@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from ledger.operations import ChangeAccountKeys, RotateKey
-from p2p.account_messages import AccountKeyChange, ApiKeyRotation
+from dataclasses import replace
+from typing import Any
+
+from ledger.operations import ChangeAccountKeys, ChangeKeyLimits, RotateKey
+from p2p.account_messages import AccountKeyChange, ApiKeyRotation, KeyLimitsChange
 from p2p.api_keys import new_api_key
+from p2p.key_limits import NO_LIMITS
 from p2p.signing import KeyPair
 from tests.fakes.ledger_world import NETWORK, Tenant, World, key_pair
 
@@ -57,3 +61,19 @@ def rotation(
     signed = (signer or tenant.keys).sign(NETWORK, document)
     renewed = Tenant(tenant.keys, tenant.founding, tenant.account_id, tenant.namespace, fresh)
     return RotateKey(signed, document), renewed
+
+
+def limits_change(
+    world: World,
+    tenant: Tenant,
+    number: int,
+    *,
+    signer: KeyPair | None = None,
+    **changes: Any,
+) -> ChangeKeyLimits:
+    """A change of the limits of a tenant's API key; none but those that are named."""
+    document = KeyLimitsChange(
+        tenant.account_id, tenant.api_key.key_id, number, 0, 0, (), (), NO_LIMITS, world.now_ms
+    )
+    document = replace(document, **changes)
+    return ChangeKeyLimits((signer or tenant.keys).sign(NETWORK, document), document)

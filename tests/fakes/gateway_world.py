@@ -22,8 +22,11 @@ from p2p.clock import system_clock_ms
 from p2p.codec import encode_message, encode_messages
 from p2p.configuration_book import ConfigurationBook
 from p2p.job_messages import JOBS_PROTOCOL
+from p2p.lease_messages import LEDGER_NOTICE_TOPIC, LedgerNotice
+from p2p.ledger_notices import encode_notice
 from p2p.membership import Membership
 from p2p.memory_network import MemoryHub
+from p2p.network_configuration import Limits
 from p2p.signing import KeyPair, Signed
 from p2p.types import Role
 from tests.fakes import trust
@@ -48,15 +51,22 @@ def _no_records(key: bytes, value: bytes) -> int:
 
 
 class GatewayWorld:
-    """A bootstrap that only introduces, some nodes, a gateway, and a client."""
+    """A bootstrap that only introduces, some nodes, a gateway, and a client.
 
-    def __init__(self, data_dir: Path, *, nodes: int = 2, **ledger_options: Any) -> None:
+    Without `lease_usable_s` its network has no leases.
+    """
+
+    def __init__(
+        self, data_dir: Path, *, nodes: int = 2, lease_usable_s: int = 0, **ledger_options: Any
+    ) -> None:
         self.hub = MemoryHub(1)
         self.data_dir = data_dir
         self.clock_ms = system_clock_ms
         self.issued_ms = system_clock_ms() - 1000
         options = {"issued_ms": self.issued_ms}
-        self.signed_configuration = trust.configuration(issued_ms=self.issued_ms)
+        self.signed_configuration = trust.configuration(
+            issued_ms=self.issued_ms, limits=Limits(lease_usable_s=lease_usable_s)
+        )
         chain = trust.gateway_chain(**options)
         book = self._book()
         membership = self._membership(trust.GATEWAY, Role.GATEWAY, chain, book)
@@ -76,6 +86,7 @@ class GatewayWorld:
         ]
         self.stop = trio.Event()
         self.running: RunningGateway | None = None
+        self.bootstrap_network: Any = None
         self.key = api_key()
 
     def _node_chain(self, pair: KeyPair) -> tuple[Signed, ...]:
@@ -108,7 +119,7 @@ class GatewayWorld:
     async def _open_bootstrap(self, stack: AsyncExitStack) -> str:
         chain = trust.bootstrap_chain(issued_ms=self.issued_ms)
         gate = self._membership(trust.BOOTSTRAP, Role.BOOTSTRAP, chain, self._book())
-        network = await self._open(stack, gate)
+        network = self.bootstrap_network = await self._open(stack, gate)
 
         async def configuration(caller: Caller, body: bytes) -> bytes:
             return encode_message(self.signed_configuration)
@@ -166,6 +177,18 @@ class GatewayWorld:
                     yield client
                 finally:
                     self.stop.set()
+
+    async def notify(self, notice: LedgerNotice) -> None:
+        """Gossip a ledger notice as the bootstrap."""
+        chain = trust.bootstrap_chain(issued_ms=self.issued_ms)
+        data = encode_notice(notice, trust.BOOTSTRAP, trust.NETWORK, chain)
+        await self.bootstrap_network.publish(LEDGER_NOTICE_TOPIC, data)
+
+    async def leases_at_gateway(self, client: httpx.AsyncClient, count: int) -> None:
+        """Wait until the gateway has so many leases."""
+        with trio.fail_after(20):
+            while (await client.get("/healthz")).json()["leases"] != count:
+                await trio.sleep(0.01)
 
     def client(self, key: str | None = None) -> httpx.AsyncClient:
         """A client of the gateway."""

@@ -64,7 +64,7 @@ class Desk:
         self.world = World()
         self.configuration = CONFIGURATION
         self.ledger = ledger
-        door = AccountDoor(ledger, lambda: self.configuration, self.clock_ms)
+        self.door = door = AccountDoor(ledger, lambda: self.configuration, self.clock_ms)
         self.service = LedgerService(
             ledger, BOOTSTRAP, NETWORK, lambda: self.configuration, self.clock_ms, door
         )

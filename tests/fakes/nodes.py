@@ -10,6 +10,7 @@ from typing import Any
 
 import trio
 
+from node.agent.offer_rules import check_leased_hold
 from p2p.adverts import Advert, ModelAdvert
 from p2p.certificates import Chain
 from p2p.clock import Clock
@@ -32,6 +33,7 @@ from p2p.job_messages import (
     VoucherFrame,
     next_output_hash,
 )
+from p2p.lease_messages import Lease, LeasedHold, LeaseVoucherFrame
 from p2p.ledger_messages import Voucher
 from p2p.link import Link
 from p2p.network import Stream
@@ -81,6 +83,7 @@ class JobSeen:
     cancelled: trio.Event = field(default_factory=trio.Event)
     ended: trio.Event = field(default_factory=trio.Event)
     sent_tokens: int = 0
+    leased: bool = False
     deliveries: list[DeliveryCount] = field(default_factory=list)
 
 
@@ -106,6 +109,10 @@ class FakeNode:
         self.jobs: list[JobSeen] = []
         self.load = LoadReport(0, 0, model.slots, 50.0, True)
         self.links: list[Link] = []
+        self.accept_leases = True
+        self.full_leases = 0
+        """So many leased jobs are refused because this node has done enough under their lease."""
+        self.leases: dict[tuple[int, bytes], Lease] = {}
         self.addresses: tuple[str, ...] = ()
         self._sequence = 0
 
@@ -175,6 +182,8 @@ class FakeNode:
                     assert voucher.job_id == seen.offer.job_id
                     assert voucher.maximum >= seen.offer.maximum
                     seen.voucher.set()
+            case LeaseVoucherFrame():
+                self._on_lease(item, link, running)
             case CancelFrame():
                 if item.number in running:
                     running[item.number][0].cancelled.set()
@@ -185,6 +194,28 @@ class FakeNode:
                     running[item.number][0].deliveries.append(count)
             case _:
                 raise AssertionError(f"a {type(item).__name__} from a gateway")
+
+    def _on_lease(
+        self, item: LeaseVoucherFrame, link: Link, running: dict[int, tuple[JobSeen, Script]]
+    ) -> None:
+        if item.lease is not None:
+            lease = open_signed(item.lease, Lease, self.network)
+            self.leases[(id(link), lease.lease_id)] = lease
+        if item.number not in running:
+            return
+        seen = running[item.number][0]
+        if not self.accept_leases or self.full_leases:
+            retry_after_ms = 1000 if self.accept_leases else 0
+            self.full_leases = max(0, self.full_leases - 1)
+            link.send(RefuseFrame(item.number, "needs_voucher", "vouchers only", retry_after_ms))
+            seen.cancelled.set()
+            return
+        offer = seen.offer
+        hold = open_signed(item.hold, LeasedHold, self.network, public_key_of(link.remote))
+        lease = self.leases[(id(link), hold.lease_id)]
+        check_leased_hold(lease, hold, offer, self.clock_ms())
+        seen.leased = True
+        seen.voucher.set()
 
     async def _work(self, frame: OfferFrame, seen: JobSeen, script: Script, link: Link) -> None:
         try:

@@ -6,13 +6,20 @@ from typing import Any
 
 from bootstrap.ledger_checks import account_operation
 from ledger.errors import LedgerError
+from ledger.operations import FoundAccount, Operation
 from p2p.account_messages import AccountRequest, AccountStatement
-from p2p.codec import decode_message
-from p2p.ledger_messages import TransferResult
+from p2p.codec import decode_any_message, decode_message
+from p2p.ledger_messages import AccountFounding, TransferResult
 from p2p.signing import Signed, open_signed
 from resultity.errors import GatewayCallError
 from tests.fakes.ledger_desk import CONFIGURATION
 from tests.fakes.ledger_world import NETWORK, MemoryLedger, World
+
+
+def _operation(document: Signed) -> Operation:
+    if isinstance(decode_any_message(document.body), AccountFounding):
+        return FoundAccount(document, open_signed(document, AccountFounding, NETWORK))
+    return account_operation(NETWORK, document, CONFIGURATION)
 
 
 class OwnersCarrier:
@@ -28,7 +35,7 @@ class OwnersCarrier:
         if self.lose_questions:
             self.lose_questions -= 1
             raise GatewayCallError("cannot reach the gateway")
-        operation = account_operation(NETWORK, document, CONFIGURATION)
+        operation = _operation(document)
         try:
             result = self.ledger.do(operation)
         except LedgerError as error:

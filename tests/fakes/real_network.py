@@ -64,11 +64,17 @@ class Part:
 class RealNetwork:
     """A local network with scripted runtimes (`up --detach --json`)."""
 
-    def __init__(self, data_dir: Path, nodes: int, **script: object) -> None:
+    def __init__(
+        self, data_dir: Path, nodes: int, *, use_leases: bool = False, **script: object
+    ) -> None:
         self.data_dir = data_dir
         self._nodes = nodes
         command = ",".join(scripted_runtime.command(**script))
-        self._environment = os.environ | {"RESULTITY_NODE_RUNTIME_COMMAND": command}
+        self._environment = os.environ | {
+            "RESULTITY_NODE_RUNTIME_COMMAND": command,
+            # A lease counts as held for half a minute after its last job.
+            "RESULTITY_GATEWAY_USE_LEASES": str(use_leases),
+        }
         self.parts: list[Part] = []
         self.base_url = self.api_key = self.network = self.bootstrap = ""
 
@@ -202,16 +208,26 @@ class RealNetwork:
         return self.get("/v1/account/balance")
 
     def settled_balance(self) -> dict[str, int]:
-        """Wait until nothing is held, and see that the ledger adds up."""
-        balance = eventually(
-            lambda: (seen := self.balance()) and not seen.get("held_microcredits", 1) and seen,
-            "nothing is held",
-        )
+        """Wait until every job is settled, and see that the ledger adds up.
+
+        What a gateway has leased counts as available: it is nobody's yet.
+        """
+        balance = eventually(self._settled, "every job is settled")
+        balance["available_microcredits"] += balance.pop("held_microcredits")
         granted = balance["granted_microcredits"]
         spent, available = balance["spent_microcredits"], balance["available_microcredits"]
         assert spent + available == granted, balance
         assert self.ledger_sum() == 0
         return balance
+
+    def _settled(self) -> dict[str, int] | None:
+        health = self.health()
+        if health.get("jobs_running", 1) or health.get("settlements_waiting", 1):
+            return None
+        balance = self.balance()
+        if "held_microcredits" not in balance:
+            return None
+        return balance if health["leases"] or not balance["held_microcredits"] else None
 
     def ledger_sum(self) -> int:
         """The sum over all entries of the ledger, read from its file beside the bootstrap."""

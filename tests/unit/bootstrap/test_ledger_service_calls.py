@@ -370,7 +370,7 @@ async def test_accounts_open_at_the_rate_of_the_configuration(desk: Desk) -> Non
     account_id = await first.found_account(bytes(32))
     await desk.client(KeyPair(bytes([42]) * 32)).found_account(bytes(32))
     late = desk.client(KeyPair(bytes([43]) * 32))
-    await refused("limit_reached", late.found_account(bytes(32)))
+    await refused("opening_limit", late.found_account(bytes(32)))
     await first.open_namespace(account_id, "still-works")
     desk.world.now_ms += 1_800_000
     await late.found_account(bytes(32))

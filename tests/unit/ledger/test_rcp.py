@@ -94,7 +94,7 @@ def test_epochs_follow_each_other() -> None:
 
 
 def test_rules_of_the_configuration() -> None:
-    assert parameters_of(Rcp()) == RcpParameters(10**6, 7000, 3000, 0, 0, 10**9)
+    assert parameters_of(Rcp()) == RcpParameters(10**6, 7000, 3000, 0, 0, 10**9, 10**8)
     with pytest.raises(pydantic.ValidationError, match="more than all of them"):
         Rcp(work_basis_points=7001)
 

@@ -1,0 +1,1 @@
+"""A mirror's copy of a ledger: records in, checked, written, shown."""
