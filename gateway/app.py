@@ -21,7 +21,7 @@ from gateway.backend import Backend
 from gateway.bridge import Bridge
 from gateway.errors import GatewaySetupError
 from gateway.http.server import HttpServer, bind_http_socket
-from gateway.limits import CONNECTIONS_MAX, STOP_SETTLE_S
+from gateway.limits import CONNECTIONS_MAX, STOP_RETURN_S, STOP_SETTLE_S
 from gateway.peer.discovery import (
     fetch_adverts,
     follow_adverts,
@@ -31,7 +31,10 @@ from gateway.peer.dispatch import Dispatcher
 from gateway.peer.journal import SettlementJournal
 from gateway.peer.key_rates import KeyRates
 from gateway.peer.keys import KeyCache
+from gateway.peer.leases import Leases
 from gateway.peer.ledger_port import LedgerPort, RemoteLedger
+from gateway.peer.log_watch import LogWatch
+from gateway.peer.notices import Notices
 from gateway.peer.registry import Registry
 from gateway.peer.services import Services
 from gateway.peer.sessions import Sessions
@@ -39,7 +42,8 @@ from gateway.peer.settlement import Settlement
 from gateway.peer.snapshots import Snapshots
 from gateway.random_pool import RandomPool
 from gateway.settings import GatewaySettings
-from ledger.client import LedgerClient
+from ledger.client import Call, LedgerClient
+from ledger.lease_client import LeaseClient
 from p2p.adverts import check_record
 from p2p.calls import CallLink
 from p2p.certificates import Chain, verify_chain
@@ -208,10 +212,18 @@ def _make_ledger(peer: Peer, uplink: Uplink) -> LedgerPort:
         certificate = peer.membership.certificate_of(peer_id_from_public_key(public_key))
         return certificate is not None and certificate.role is Role.BOOTSTRAP
 
+    def leases(call: Call) -> LeaseClient:
+        return LeaseClient(call, peer.key_pair, peer.network, peer.clock_ms, trusts=trusts)
+
     client = LedgerClient(uplink.call, peer.key_pair, peer.network, peer.clock_ms, trusts=trusts)
-    # Nobody waits for a capture: it travels with the next hold.
-    capture_call = partial(uplink.call, urgent=False)
-    return RemoteLedger(capture_call, client, lambda: peer.configuration.current.grant_public_keys)
+    # Nobody waits for a capture: it travels with whatever comes next.
+    captures = leases(partial(uplink.call, urgent=False))
+    return RemoteLedger(
+        client,
+        leases(uplink.call),
+        captures,
+        lambda: peer.configuration.current.grant_public_keys,
+    )
 
 
 async def serve(
@@ -234,56 +246,95 @@ async def serve(
     peer.configuration.on_change(registry.configure)
     uplink = _make_uplink(settings, peer, network, registry)
     ledger = ledger or _make_ledger(peer, uplink)
-    random_bytes = RandomPool()
     journal = SettlementJournal(settings.data_dir / "settlement.journal")
-    services = Services(
-        key_pair=peer.key_pair,
-        network=peer.network,
-        configuration=peer.configuration,
-        keys=KeyCache(ledger, now_s=trio.current_time, clock_ms=peer.clock_ms),
-        key_rates=KeyRates(now_s=trio.current_time),
-        ledger=ledger,
-        registry=registry,
-        sessions=Sessions(network, registry),
-        settlement=Settlement(
-            ledger,
-            journal,
-            peer.key_pair,
-            peer.network,
-            clock_ms=peer.clock_ms,
-            random_bytes=random_bytes,
+    services = _make_services(settings, peer, network, registry, ledger, journal)
+    notices = Notices(
+        peer.network,
+        services.keys,
+        services.leases,
+        is_banned=lambda issuer: (
+            peer.configuration.known and peer.configuration.current.is_banned(issuer)
         ),
         clock_ms=peer.clock_ms,
-        now_s=trio.current_time,
-        random_bytes=random_bytes,
-        issuer_chain=peer.membership.chain_of,
     )
     dispatcher = Dispatcher(services)
     bridge = Bridge()
+    watch = LogWatch(peer.key_pair, peer.chain, peer.network, peer.configuration, peer.clock_ms)
     snapshots = Snapshots(
         services,
         dispatcher,
         chain=peer.chain,
         bootstrap=lambda: uplink.bootstrap,
         certificate_of=peer.membership.certificate_of,
+        log_facts=watch.facts,
     )
     backend = Backend(bridge, dispatcher, services, snapshots, uplink.call)
     http = HttpServer(backend, listener, stop_grace_s=settings.stop_grace_s)
     try:
         async with trio.open_nursery() as nursery:
-            for service in (bridge, dispatcher, services.settlement, services.sessions, uplink):
+            money = (services.settlement, services.leases)
+            for service in (bridge, dispatcher, *money, services.sessions, uplink):
                 await nursery.start(service.run)
+            nursery.start_soon(notices.follow, network)
             nursery.start_soon(follow_configuration, network, peer.configuration)
             nursery.start_soon(enforce_bans, network, peer.configuration, peer.membership)
             nursery.start_soon(follow_adverts, network, registry)
+            nursery.start_soon(watch.run, network, uplink, settings.mirrors)
             nursery.start_soon(search_directory, network, registry, peer.configuration)
             await nursery.start(http.run)
             task_status.started(_facts(settings, peer, network, http))
             await stop.wait()
             await _stop(settings, bridge, http)
+            with trio.move_on_after(STOP_RETURN_S):
+                await services.leases.close()
             nursery.cancel_scope.cancel()
     finally:
         journal.close()
+
+
+def _make_services(
+    settings: GatewaySettings,
+    peer: Peer,
+    network: Network,
+    registry: Registry,
+    ledger: LedgerPort,
+    journal: SettlementJournal,
+) -> Services:
+    random_bytes = RandomPool()
+    keys = KeyCache(ledger, now_s=trio.current_time, clock_ms=peer.clock_ms)
+    member = (peer.key_pair, peer.network)
+    settlement = Settlement(
+        ledger, journal, *member, clock_ms=peer.clock_ms, random_bytes=random_bytes
+    )
+    leases = Leases(
+        ledger,
+        journal,
+        keys,
+        peer.configuration,
+        *member,
+        use=settings.use_leases,
+        issuer_chain=peer.membership.chain_of,
+        clock_ms=peer.clock_ms,
+        now_s=trio.current_time,
+        random_bytes=random_bytes,
+    )
+    settlement.on_settled = leases.settled
+    return Services(
+        key_pair=peer.key_pair,
+        network=peer.network,
+        configuration=peer.configuration,
+        keys=keys,
+        key_rates=KeyRates(now_s=trio.current_time),
+        ledger=ledger,
+        registry=registry,
+        sessions=Sessions(network, registry),
+        settlement=settlement,
+        leases=leases,
+        clock_ms=peer.clock_ms,
+        now_s=trio.current_time,
+        random_bytes=random_bytes,
+        issuer_chain=peer.membership.chain_of,
+    )
 
 
 async def _stop(settings: GatewaySettings, bridge: Bridge, http: HttpServer) -> None:

@@ -11,10 +11,12 @@ from gateway.bridge import Bridge, Pipe
 from gateway.errors import GatewayError, InvalidRequestError, StoppingError
 from gateway.jobs import ChatJob, JobEvent, ModelCard
 from gateway.limits import RETRY_AFTER_S, USAGE_ROWS_MAX
+from gateway.peer.carried_openings import wrap_opening
 from gateway.peer.dispatch import Dispatcher
 from gateway.peer.ledger_port import as_client_error
 from gateway.peer.services import Services
 from gateway.peer.snapshots import Snapshots
+from ledger import methods
 from ledger.client import Call
 from p2p.api_keys import ApiKey
 from p2p.errors import DeadlineError, MalformedError, P2PError, RateLimitedError, RefusedError
@@ -28,6 +30,7 @@ class CourierAnswer:
     result: bytes = b""
     code: str = ""
     message: str = ""
+    retry_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +151,22 @@ class Backend:
 
         return await self._bridge.call(work)
 
-    async def carry(self, method: str, body: bytes) -> CourierAnswer:
-        """Carry a signed document to the ledger. Raises: GatewayError (nobody answers)."""
+    async def carry(self, method: str, body: bytes, client: str = "") -> CourierAnswer:
+        """Carry a signed document to the ledger (`client`: the IP address that it came from).
+
+        Raises: GatewayError (nobody answers).
+        """
 
         async def work() -> CourierAnswer:
+            own, sent = self._services, body
+            if method == methods.OPERATION:
+                sent = wrap_opening(body, client, own.key_pair, own.network, own.clock_ms())
             try:
-                return CourierAnswer(await self._call(method, body))
+                return CourierAnswer(await self._call(method, sent))
             except RefusedError as error:
-                return CourierAnswer(code=error.code, message=str(error))
+                return CourierAnswer(
+                    code=error.code, message=str(error), retry_after_s=error.retry_after_s
+                )
             except MalformedError as error:
                 return CourierAnswer(code="malformed", message=str(error))
             except (DeadlineError, RateLimitedError, P2PError) as error:

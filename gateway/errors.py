@@ -14,8 +14,10 @@ GatewayError
 │   └── InsufficientQuotaError   429 insufficient_quota
 ├── RetryLaterError          the client may try again later (the hold is released)
 │   ├── RateLimitError           429 rate_limit_exceeded
+│   ├── CreditLeasedError        429 credit_leased (how much, until when)
 │   ├── NoNodeError              503 no_node_available (which filter removed how many)
 │   ├── LedgerUnavailableError   503 ledger_unavailable
+│   ├── GatewayFullError         503 gateway_exposure (limit, use and reset)
 │   └── StoppingError            503 gateway_stopping
 ├── AnswerFailedError        502 the answer broke off (what was delivered is captured)
 ├── InternalError            500 our bug
@@ -160,6 +162,14 @@ class RateLimitError(RetryLaterError):
     code = "rate_limit_exceeded"
 
 
+class CreditLeasedError(RetryLaterError):
+    """The credit that is missing is set aside for other gateways and comes back soon."""
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "credit_leased"
+
+
 class NoNodeError(RetryLaterError):
     """No node takes the job now (the message says why not, without naming nodes)."""
 
@@ -170,6 +180,12 @@ class LedgerUnavailableError(RetryLaterError):
     """The ledger does not answer: nobody can say who pays."""
 
     code = "ledger_unavailable"
+
+
+class GatewayFullError(RetryLaterError):
+    """This gateway has as much credit in use as the network lets one gateway have."""
+
+    code = "gateway_exposure"
 
 
 class StoppingError(RetryLaterError):

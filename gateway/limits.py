@@ -69,10 +69,39 @@ SETTLE_BATCH_S = 0.02
 """Nobody waits for a settlement: at 300 jobs a second six of them share their frames."""
 SETTLE_RETRY_S_MIN = 0.5
 SETTLE_RETRY_S_MAX = 5.0
+SETTLE_AT_ONCE_MAX = 32
+"""Of those that are repeated: what goes into one call."""
 SETTLE_WAITING_MAX = 10_000
 """Captures that wait for the ledger; beyond this new jobs are refused instead of working unpaid."""
 JOURNAL_BYTES_MAX = 64 << 20
 """The journal is rewritten with what is still open when it has grown to this."""
+
+# --- leases -----------------------------------------------------------------------------------
+LEASE_DEMAND_S = 10.0
+"""Two jobs of a key within this time make a lease worth its call."""
+LEASE_JOBS_MIN = 4
+LEASE_JOBS_MAX = 64
+"""A lease covers at least and at most so many jobs like the one that it is asked for."""
+LEASE_SHARE_OF_BALANCE = 8
+"""At most this part of the balance goes into one lease: the rest serves other gateways and keys."""
+LEASE_IDLE_S = 30.0
+LEASE_PAUSE_S = 10.0
+"""After a lease was refused, or wanted back, its key's jobs take ordinary holds for a while."""
+LEASE_LOOK_S = 1.0
+LEASES_PER_KEY_MAX = 16
+"""Of one key and model, those that only settle included: the balance's share shrinks with each."""
+LEASE_KEYS_MAX = 50_000
+LEASE_TASKS_MAX = 1024
+LEASE_RETURNS_AT_ONCE = 16
+LEASES_SHOWN_PER_SESSION_MAX = 128
+"""A node keeps twice as many: what was shown to it once need not be sent again."""
+CUT_OFF_RECORD_S = 2.0
+"""A key's record that the ledger does not renew serves this much longer while a lease is open."""
+CREDIT_LEASED_WAIT_S = 2.0
+"""How long a hold is repeated while other gateways give leased credit back."""
+CREDIT_LEASED_PAUSE_S = 0.1
+STOP_RETURN_S = 1.5
+"""Beside the grace: leases go back; what cannot is in the journal, and ends by itself."""
 
 # --- sessions ---------------------------------------------------------------------------------
 SESSIONS_MAX = 256
@@ -85,6 +114,10 @@ NODE_PENALTY_S = 15.0
 left)."""
 DISCOVERY_INTERVAL_S = 20.0
 PROVIDERS_DIALLED_MAX = 16
+
+# --- the ledger's log -------------------------------------------------------------------------
+LOG_POLL_S = 5.0
+"""Gossip tells of a new checkpoint every ten seconds; asking finds what gossip does not carry."""
 
 # --- stopping ---------------------------------------------------------------------------------
 STOP_GRACE_S = 10.0

@@ -24,7 +24,9 @@ class GatewaySettings:
         listen: multiaddresses to listen on for other peers.
         certificate: file with the gateway's certificate chain (`encode_messages` of its parts).
         http_port: 0 takes a free one.
+        mirrors: multiaddresses of mirrors that are asked about the ledger's log.
         stop_grace_s: how long running answers may go on after a stop was asked for.
+        use_leases: whether jobs may be paid from leases; if not, each gets a hold of its own.
     Raises: GatewaySetupError.
     """
 
@@ -36,6 +38,8 @@ class GatewaySettings:
     http_host: str = "127.0.0.1"
     http_port: int = 8420
     stop_grace_s: float = STOP_GRACE_S
+    use_leases: bool = True
+    mirrors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -44,7 +48,7 @@ class GatewaySettings:
             raise GatewaySetupError(str(error), param="network") from error
         if not self.bootstraps:
             raise GatewaySetupError("a gateway needs at least one bootstrap", param="bootstraps")
-        for address in (*self.bootstraps, *self.listen):
+        for address in (*self.bootstraps, *self.listen, *self.mirrors):
             if not address.startswith("/"):
                 raise GatewaySetupError(f"not a multiaddress: {address[:80]!r}")
         if not 0 <= self.http_port <= PORT_MAX:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,11 +14,16 @@ import trio
 from node.agent.advertiser import Advertiser
 from node.agent.model_state import ServedModel
 from node.agent.sessions import Agent
+from node.claims.desk import ClaimDesk
+from node.claims.journal import OwedJournal
 from node.errors import ModelFileError
 from node.joining import NodeStanding
 from node.limits import CONTEXT_TOKENS_DEFAULT, SLOTS_DEFAULT
 from node.model_file import ModelFile, read_model_file
+from node.observation.looking import NodeView
+from node.observation.observer import Observer
 from node.runtime_process import RuntimeProcess, runtime_command
+from node.sandbox import sandbox_prefix
 from node.settings import NodeSettings
 from p2p.account_file import AccountKeys, load_or_create_account
 from p2p.adverts import check_record
@@ -32,7 +37,8 @@ from p2p.identity import load_or_create_key
 from p2p.job_messages import JOBS_PROTOCOL
 from p2p.listening import choose_listen_addresses, remember_port
 from p2p.membership import Membership
-from p2p.network import Network
+from p2p.network import Network, Stream
+from p2p.opening_messages import InviteSecret, parse_invite
 from p2p.signing import KeyPair, Signed
 from p2p.software import SOFTWARE
 from p2p.types import PeerId, Role
@@ -50,6 +56,8 @@ class RunningNode:
     addresses: tuple[str, ...]
     model: str
     account_id: str
+    drain: Callable[[], Awaitable[None]]
+    """Takes no new jobs, and returns when the running ones are done, or too late."""
 
 
 @dataclass(slots=True)
@@ -63,6 +71,7 @@ class _Parts:
     membership: Membership
     standing: NodeStanding
     clock_ms: Clock
+    sandboxed: bool = False
 
 
 async def run(
@@ -85,6 +94,13 @@ async def run(
         context_tokens=min(settings.context_tokens or CONTEXT_TOKENS_DEFAULT, model.context_tokens),
         threads=settings.threads,
     )
+    prefix = await trio.to_thread.run_sync(sandbox_prefix, settings.sandbox)
+    parts.sandboxed = bool(prefix)
+    if prefix:
+        log.info("the runtime has no network: user and network namespaces of its own")
+    else:
+        log.warning("the runtime is not kept from the network (sandbox=%s)", settings.sandbox)
+    command = (*prefix, *command)
     with (settings.data_dir / "runtime.log").open("ab") as runtime_log:
         runtime = RuntimeProcess(command, log_file=runtime_log)
         async with trio.open_nursery() as nursery:
@@ -109,8 +125,16 @@ def _make_parts(settings: NodeSettings, clock_ms: Clock) -> _Parts:
         settings.data_dir / "certificate.msgpack",
         software=SOFTWARE,
         clock_ms=clock_ms,
+        invite=_invite(settings),
     )
     return _Parts(settings, key_pair, account, book, membership, standing, clock_ms)
+
+
+def _invite(settings: NodeSettings) -> InviteSecret | None:
+    path = settings.invite_file
+    if path is None or not path.exists():  # it may be gone once the account is open
+        return None
+    return parse_invite(path.read_text(encoding="utf-8", errors="replace"), settings.network_id)
 
 
 @asynccontextmanager
@@ -154,9 +178,20 @@ async def _serve(
         await nursery.start(uplink.run)
         await uplink.wait_up()
         _check_approved(parts.book, file, settings.model)
+        journal = OwedJournal(settings.data_dir / "owed.journal")
+        claims = ClaimDesk(
+            journal, parts.key_pair, settings.network_id, uplink.call, clock_ms=parts.clock_ms
+        )
         served, agent, advertiser = _make_agent(parts, file, runtime, network)
         await served.prove()
-        network.handle(JOBS_PROTOCOL, agent.serve)
+        agent.claims = claims
+        view = _view(parts, agent, served, runtime, uplink, journal)
+        observer = Observer(settings.data_dir / "status.json", view.look, view.ask_earnings)
+        network.handle(JOBS_PROTOCOL, observer.counting(partial(_serve_session, agent, claims)))
+        nursery.start_soon(observer.run)
+        if settings.metrics_port is not None:
+            await nursery.start(observer.serve_metrics, settings.metrics_port)
+        nursery.start_soon(claims.run)
         _serve_calls(network, parts.membership, advertiser)
         nursery.start_soon(served.watch)
         nursery.start_soon(follow_configuration, network, parts.book)
@@ -164,9 +199,54 @@ async def _serve(
         nursery.start_soon(parts.standing.keep, uplink)
         await nursery.start(advertiser.run)
         log.info("node %s serves %s", network.local, file.name)
+        drain = partial(_drain, agent, advertiser, settings.drain_s)
+        account_id = parts.account.account_id
         task_status.started(
-            RunningNode(network.local, network.addresses(), file.name, parts.account.account_id)
+            RunningNode(network.local, network.addresses(), file.name, account_id, drain)
         )
+
+
+async def _drain(agent: Agent, advertiser: Advertiser, patience_s: float) -> None:
+    """Withdraw, and wait for the jobs that run; what is left then goes on at other nodes."""
+    agent.draining = advertiser.draining = True
+    advertiser.changed()
+    agent.load_changed()
+    with trio.move_on_after(patience_s):
+        while True:
+            change = agent.load_change
+            if not agent.jobs:
+                break
+            await change.wait()
+    log.info("drained: %d jobs are left", agent.jobs)
+
+
+def _view(
+    parts: _Parts,
+    agent: Agent,
+    served: ServedModel,
+    runtime: RuntimeProcess,
+    uplink: Uplink,
+    journal: OwedJournal,
+) -> NodeView:
+    return NodeView(
+        agent,
+        served,
+        runtime,
+        uplink,
+        journal,
+        parts.standing,
+        parts.account.account_id,
+        parts.sandboxed,
+        parts.clock_ms(),
+        parts.clock_ms,
+    )
+
+
+async def _serve_session(agent: Agent, claims: ClaimDesk, stream: Stream) -> None:
+    try:
+        await agent.serve(stream)
+    finally:
+        claims.session_ended(stream.remote)
 
 
 def _check_approved(book: ConfigurationBook, file: ModelFile, path: Path) -> None:
@@ -203,6 +283,7 @@ def _make_agent(
         active=lambda: served.active,
         tokens_per_second=lambda: runtime.stats.tokens_per_second,
         clock_ms=parts.clock_ms,
+        accept_leases=parts.settings.accept_leases,
     )
     return served, agent, advertiser
 

@@ -2,6 +2,8 @@
 
 NodeError
 ├── ModelFileError            the model file is damaged, hostile or unusable (operator must act)
+├── SandboxError              the runtime cannot be kept from the network (operator must act)
+├── MetricsPortError          the port for metrics is taken (operator must act)
 ├── RuntimeStartError         the runtime cannot start with these settings (operator must act)
 ├── RuntimeRefusedError       the runtime understood a job and said no (caller must act, see code)
 └── RuntimeUnavailableError   the runtime is not there right now (retry elsewhere or later)
@@ -18,6 +20,14 @@ class NodeError(Exception):
 
 class ModelFileError(NodeError):
     """The model file cannot be used; the message says what is wrong with it."""
+
+
+class SandboxError(NodeError):
+    """The system offers no sandbox, and the operator does not want to go on without one."""
+
+
+class MetricsPortError(NodeError):
+    """The metrics cannot be served where the operator wants them."""
 
 
 class RuntimeStartError(NodeError):

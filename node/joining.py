@@ -23,6 +23,7 @@ from p2p.errors import P2PError, UntrustedError, WrongNetworkError
 from p2p.member_files import load_chain, store_chain
 from p2p.membership import Membership
 from p2p.network import Network
+from p2p.opening_messages import InviteSecret
 from p2p.types import PeerId, Role
 from p2p.uplink import Uplink
 
@@ -41,8 +42,13 @@ class NodeStanding:
         *,
         software: str,
         clock_ms: Clock,
+        invite: InviteSecret | None = None,
     ) -> None:
-        """Use the certificate in `path` if it is still good (for this node and account)."""
+        """Use the certificate in `path` if it is still good (for this node and account).
+
+        Args: invite: opens the account, if the network opens accounts by invite.
+        """
+        self._invite = invite
         self._membership = membership
         self._account = account
         self._configuration = configuration
@@ -55,6 +61,13 @@ class NodeStanding:
     def certified(self) -> bool:
         """Whether there is a certificate with some life left."""
         return bool(self._membership.chain) and self.renew_in_s() > -60
+
+    @property
+    def ends_ms(self) -> int:
+        """When the chain ends (milliseconds since 1970): worth nothing when any link of it has
+        ended; 0 without one."""
+        chain = [decode_message(signed.body, Certificate) for signed in self._membership.chain]
+        return min((link.expires_ms for link in chain), default=0)
 
     def renew_in_s(self) -> float:
         """Seconds until two thirds of the chain's life are over (negative: overdue)."""
@@ -69,10 +82,7 @@ class NodeStanding:
             )
         except P2PError:
             return float("-inf")
-        # The chain is worth nothing any more when the bootstrap's own certificate ends.
-        chain = [decode_message(signed.body, Certificate) for signed in self._membership.chain]
-        ends_ms = min(link.expires_ms for link in chain)
-        life_ms = ends_ms - certificate.issued_ms
+        life_ms = self.ends_ms - certificate.issued_ms
         return (certificate.issued_ms + life_ms * 2 / 3 - self._clock_ms()) / 1000
 
     async def join(self, network: Network, bootstraps: tuple[str, ...]) -> None:
@@ -119,7 +129,9 @@ class NodeStanding:
     def _request(self) -> bytes:
         key_pair, network = self._membership.key_pair, self._membership.network
         return encode_message(
-            join_request(key_pair, self._account, network, self._software, self._clock_ms())
+            join_request(
+                key_pair, self._account, network, self._software, self._clock_ms(), self._invite
+            )
         )
 
     async def _ask(self, link: CallLink) -> None:
@@ -131,7 +143,8 @@ class NodeStanding:
         self._check(result.chain)
         store_chain(self._path, result.chain)
         self._membership.chain = result.chain
-        log.info("certified as a node until the certificate's end")
+        left_s = (self.ends_ms - self._clock_ms()) / 1000
+        log.info("certified as a node for %.1f days", left_s / 86_400)
 
     def _check(self, chain: Chain) -> None:
         peer_id: PeerId = self._membership.key_pair.peer_id

@@ -29,6 +29,10 @@ SCHEMA_DEPTH_MAX = 16
 SCHEMA_REPEAT_MAX = 2000
 """llama.cpp's own threshold (MAX_REPETITION_THRESHOLD in llama-grammar.cpp)."""
 GRAMMAR_CHARACTERS_MAX = 256 * 1024
+TOOLS_MAX = 128
+"""OpenAI's own limit."""
+FORCED_CALLS_MAX = 8
+"""Calls in one forced answer: a small model would go on until its answer's limit."""
 
 # --- engine -----------------------------------------------------------------------------------
 SLOTS_DEFAULT = 4
@@ -75,11 +79,22 @@ MODEL_READ_BYTES = 4 << 20
 # --- job sessions -----------------------------------------------------------------------------
 SESSION_ATTEMPTS_MAX = 4096
 """Attempts of one gateway in any state; those that ended wait here for their delivery count."""
+LEASES_KEPT_PER_SESSION_MAX = 256
+"""Twice what a gateway counts on (gateway.limits.LEASES_SHOWN_PER_SESSION_MAX)."""
+LEASES_REMEMBERED_MAX = 20_000
+"""Over all sessions, until they end; a gateway would have to be granted as many meanwhile."""
+LEASE_FULL_RETRY_S = 1.0
+"""With a refusal for this lease only: the next lease is as good as a voucher."""
 VOUCHER_WAIT_S = 10.0
 """A hold is answered in milliseconds; after this the slot is worth more to somebody else."""
 DELIVERY_WAIT_S = 30.0
 LOAD_REPORT_INTERVAL_S = 0.2
 """Load changes with every job; more often than this it is not worth a frame."""
+
+# --- the operator's view ----------------------------------------------------------------------
+STATUS_INTERVAL_S = 1.0
+EARNINGS_INTERVAL_S = 60.0
+"""A question to the ledger: a sum over the account's entries."""
 
 # --- directory --------------------------------------------------------------------------------
 DIRECTORY_INTERVAL_S = 1800.0
@@ -88,3 +103,21 @@ DIRECTORY_ADVERT_LIFETIME_S = 7200.0
 """Four intervals: a node that cannot renew for a while stays findable, a dead one for two hours."""
 MODEL_CHECK_INTERVAL_S = 0.5
 """A runtime that was restarted is back in service this long after it is ready."""
+
+# --- claims -----------------------------------------------------------------------------------
+OWED_ATTEMPTS_MAX = 20_000
+"""Attempts that are not known to be settled: 300 a second for a minute, about 40 MB."""
+OWED_JOURNAL_BYTES_MAX = 64 << 20
+"""The journal is rewritten beyond this, which takes a fraction of a second."""
+OWED_FLUSH_S = 0.2
+"""A node that is killed forgets what it noted in this time."""
+CLAIM_INTERVAL_S = 2.0
+CLAIM_AFTER_END_S = 60.0
+"""A gateway settles within seconds, or a minute after a bootstrap was restarted."""
+CLAIM_AFTER_LOSS_S = 10.0
+"""After a gateway's session was lost: one that is started again at once settles by itself."""
+CLAIM_BEFORE_EXPIRY_S = 30.0
+"""Of short holds: time to try several times before they end."""
+CLAIM_RETRY_S = 10.0
+CLAIM_PAID_WAIT_S = 15.0
+"""After a claimed hold's end: its sweep comes every five seconds."""

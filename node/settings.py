@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.limits import CONTEXT_TOKENS_MAX, SLOTS_MAX
+from node.sandbox import SANDBOX_MODES
 from p2p.errors import MalformedError
 from p2p.types import NetworkId, parse_network_id
 
@@ -20,6 +21,14 @@ class NodeSettings:
         slots, context_tokens, threads: of the runtime; None lets it decide.
         queue_jobs_max: jobs that may wait for a slot.
         account_file: the account that the node works for; None makes one in the data folder.
+        invite_file: an invite, if the network opens accounts by invite and has not this one yet.
+        accept_leases: whether jobs may be paid from a gateway's lease; if not, each needs a voucher
+            of the ledger's own.
+        drain_s: how long running jobs may take when the node is asked to end.
+        metrics_port: where Prometheus finds metrics, on the loopback (0: any free port); None: no
+            metrics.
+        sandbox: `auto` keeps the runtime from the network where the system can, `require` does not
+            start where it cannot, `off` does not try.
         runtime_command: starts another runtime (tests); None starts ours with the model.
 
     Raises: MalformedError for values that cannot work.
@@ -35,6 +44,11 @@ class NodeSettings:
     threads: int | None = None
     queue_jobs_max: int = 16
     account_file: Path | None = None
+    invite_file: Path | None = None
+    accept_leases: bool = True
+    drain_s: float = 30.0
+    metrics_port: int | None = None
+    sandbox: str = "auto"
     runtime_command: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -49,6 +63,12 @@ class NodeSettings:
         ):
             if value is not None and not 1 <= value <= most:
                 raise MalformedError(f"{name} must be from 1 to {most}, not {value}")
+        if self.metrics_port is not None and not 0 <= self.metrics_port <= 65_535:
+            raise MalformedError(f"metrics_port must be from 0 to 65535, not {self.metrics_port}")
+        if not 0 <= self.drain_s <= 3600:
+            raise MalformedError("drain_s must be from 0 to 3600")
+        if self.sandbox not in SANDBOX_MODES:
+            raise MalformedError(f"sandbox must be one of {', '.join(SANDBOX_MODES)}")
         if not 0 <= self.queue_jobs_max <= 10_000:
             raise MalformedError("queue_jobs_max must be from 0 to 10000")
 

@@ -55,6 +55,7 @@ def make_app(backend: Backend) -> FrontDoor:
             Route("/status/peers", status.peers, methods=["GET"]),
             Route("/status/models", status.models, methods=["GET"]),
             Route("/status/network", status.network, methods=["GET"]),
+            Route("/status/log", status.log, methods=["GET"]),
             Route("/resultity/v1/network", status.verification, methods=["GET"]),
             Route("/resultity/v1/ledger/{kind}", courier.carry, methods=["POST"]),
         ]

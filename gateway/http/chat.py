@@ -4,7 +4,10 @@ Theory of operation. The endpoint parses and validates, submits a job over the b
 for its events. Nothing is sent before the first event, so that a job that fails before output
 gets a proper status. A watcher listens for the client's disconnect and abandons the pipe, which
 cancels the job in the peer at once. Tokens count as written when the server's transport took
-their text and the client was still there."""
+their text and the client was still there; those of a tool call when it took the whole call.
+
+A request with tools has its answer read for calls (`tool_calls`). The receipt is over the text as
+the model wrote it, so an answer with calls carries that text beside the receipt."""
 
 from __future__ import annotations
 
@@ -20,10 +23,13 @@ from starlette.types import Receive, Scope, Send
 from gateway.backend import Backend
 from gateway.bridge import Pipe
 from gateway.errors import GatewayError, InternalError
+from gateway.http.call_objects import Call
 from gateway.http.errors import error_response
 from gateway.http.openai_types import ChatRequest, parse_chat_request
 from gateway.http.requests import api_key_of, read_body
-from gateway.http.sse import ChunkWriter, error_event, note_of, usage_of
+from gateway.http.sse import ChunkWriter, call_object, error_event, note_of, usage_of
+from gateway.http.tool_calls import Piece, ToolCallParser
+from gateway.http.written_tokens import TokenCounter
 from gateway.jobs import ChatJob, Delta, Done, Failed, JobEvent
 from gateway.limits import BODY_BYTES_MAX, CLIENT_WRITE_TIMEOUT_S
 
@@ -105,6 +111,12 @@ class Answer:
         self._receive = receive
         self._send = send
         self._created_s = int(time.time())
+        functions = chat.callable_functions()
+        parallel = chat.parallel_tool_calls is not False
+        self._parser = ToolCallParser(functions, parallel=parallel) if functions else None
+        self._calls_written = 0
+        self._texts: list[str] = []
+        """What the parser was given: the text that the receipt is over."""
         self._headers = [(b"x-request-id", f"req-{self._id}".encode())]
 
     async def run(self) -> None:
@@ -148,22 +160,54 @@ class Answer:
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     def _body(self, done: Done) -> dict[str, object]:
+        pieces = self._pieces(done.text, last=True)
+        answer_id = f"chatcmpl-{self._id}"
+        content = "".join(piece for piece in pieces if isinstance(piece, str))
+        calls = [piece for piece in pieces if isinstance(piece, Call)]
+        message: dict[str, object] = {"role": "assistant", "content": content, "refusal": None}
+        if calls:
+            message["content"] = content or None
+            message["tool_calls"] = [
+                call_object(answer_id, index, call) for index, call in enumerate(calls)
+            ]
         return {
-            "id": f"chatcmpl-{self._id}",
+            "id": answer_id,
             "object": "chat.completion",
             "created": self._created_s,
             "model": self._chat.model,
             "choices": [
                 {
                     "index": 0,
-                    "message": {"role": "assistant", "content": done.text, "refusal": None},
+                    "message": message,
                     "logprobs": None,
-                    "finish_reason": done.finish_reason,
+                    "finish_reason": self._finish_reason(done),
                 }
             ],
             "usage": usage_of(done),
-            "resultity": note_of(done.note),
+            "resultity": note_of(done.note, self._answer_text()),
         }
+
+    # --- tool calls -----------------------------------------------------------------------------
+    def _pieces(self, text: str, *, last: bool) -> list[Piece]:
+        """Divide more of the answer into text and calls; what is not certain yet is held back."""
+        if self._parser is None:
+            return [text] if text else []
+        self._texts.append(text)
+        pieces = self._parser.feed(text)
+        return pieces + self._parser.finish() if last else pieces
+
+    def _held_characters(self) -> int:
+        return 0 if self._parser is None else self._parser.held_characters
+
+    def _has_calls(self) -> bool:
+        return self._parser is not None and self._parser.calls > 0
+
+    def _finish_reason(self, done: Done) -> str:
+        called = done.finish_reason == "stop" and self._has_calls()
+        return "tool_calls" if called else done.finish_reason
+
+    def _answer_text(self) -> str | None:
+        return "".join(self._texts) if self._has_calls() else None
 
     # --- streamed -------------------------------------------------------------------------------
     async def _stream(self) -> None:
@@ -188,15 +232,16 @@ class Answer:
             "headers": _SSE_HEADERS + self._headers,
         }
         await self._send(start)
-        parts = [writer.opening()]
-        waiting_tokens = 0
+        parts = [writer.opening(has_tools=self._parser is not None)]
+        counter = TokenCounter()
         while events:
-            text, tokens, ending = _merge(events)
-            waiting_tokens += tokens
-            if text:
-                parts.append(writer.text(text))
+            text, ending = _merge(events, counter)
+            is_done = isinstance(ending, Done)
+            pieces = self._pieces(text, last=is_done)
+            parts += self._chunks(writer, pieces)
             if isinstance(ending, Done):
-                parts.append(writer.closing(ending))
+                reason, answer_text = self._finish_reason(ending), self._answer_text()
+                parts.append(writer.closing(ending, reason, answer_text))
             elif isinstance(ending, Failed):
                 parts.append(error_event(ending.error.body()))
             if parts:
@@ -205,30 +250,36 @@ class Answer:
                 if self._pipe.abandoned:
                     return
                 # Tokens without text yet (half a character) count with the text that follows.
-                if text or isinstance(ending, Done):
-                    self._pipe.written_tokens += waiting_tokens
-                    waiting_tokens = 0
+                written = counter.take_all() if is_done else counter.take(self._held_characters())
+                self._pipe.written_tokens += written
             if ending is not None:
                 self._pipe.finish()
                 return
             events = await self._pipe.get_many()
+
+    def _chunks(self, writer: ChunkWriter, pieces: list[Piece]) -> list[bytes]:
+        parts = []
+        for piece in pieces:
+            if isinstance(piece, str):
+                parts.append(writer.text(piece))
+            else:
+                parts.append(writer.call(self._calls_written, piece))
+                self._calls_written += 1
+        return parts
 
     async def _write(self, data: bytes, *, last: bool) -> None:
         async with asyncio.timeout(CLIENT_WRITE_TIMEOUT_S):
             await self._send({"type": "http.response.body", "body": data, "more_body": not last})
 
 
-def _merge(events: list[JobEvent]) -> tuple[str, int, Done | Failed | None]:
-    """Everything that is ready: its text, its tokens, and the end if it came."""
-    if len(events) == 1 and isinstance(events[0], Delta):
-        return events[0].text, events[0].tokens, None
+def _merge(events: list[JobEvent], counter: TokenCounter) -> tuple[str, Done | Failed | None]:
+    """Everything that is ready: its text, and the end if it came; its tokens are counted."""
     texts: list[str] = []
-    tokens = 0
     ending: Done | Failed | None = None
     for event in events:
         if isinstance(event, Delta):
             texts.append(event.text)
-            tokens += event.tokens
+            counter.add(len(event.text), event.tokens)
         else:
             ending = event
-    return "".join(texts), tokens, ending
+    return "".join(texts), ending

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import time
 from collections import OrderedDict
 
@@ -36,8 +37,19 @@ _METHODS = {
     "usage": methods.USAGE,
     "rcp": methods.RCP,
     "inclusion": methods.LOG_INCLUSION,
+    "consistency": methods.LOG_CONSISTENCY,
+    "dispute": methods.DISPUTE_OPEN,
+    "disputes": methods.DISPUTES,
 }
-_STATUS = {"not_authorized": 403, "rate_limited": 429, "ledger_busy": 503, "ledger_storage": 503}
+_STATUS = {
+    "not_authorized": 403,
+    "invite_refused": 403,
+    "rate_limited": 429,
+    "opening_limit": 429,
+    "grant_cap": 429,
+    "ledger_busy": 503,
+    "ledger_storage": 503,
+}
 
 
 class LedgerCourier:
@@ -53,12 +65,13 @@ class LedgerCourier:
         method = _METHODS.get(request.path_params["kind"])
         if method is None:
             raise RouteUnknownError(f"There is no {request.url.path[:100]}.")
-        self._limit(request.client.host if request.client is not None else "")
+        client = request.client.host if request.client is not None else ""
+        self._limit(client)
         try:
             signed = _signed_of(await read_body(request, COURIER_BODY_BYTES_MAX))
         except ClientDisconnect:
             return Response(status_code=400)
-        answer = await self._backend.carry(method, signed)
+        answer = await self._backend.carry(method, signed, client)
         if not answer.code:
             return JSONResponse({"result": base64.b64encode(answer.result).decode()})
         error = {
@@ -67,7 +80,10 @@ class LedgerCourier:
             "param": None,
             "code": answer.code,
         }
-        return JSONResponse({"error": error}, _STATUS.get(answer.code, 400))
+        headers = {}
+        if answer.retry_after_s is not None:
+            headers["Retry-After"] = str(math.ceil(answer.retry_after_s))
+        return JSONResponse({"error": error}, _STATUS.get(answer.code, 400), headers)
 
     def _limit(self, client: str) -> None:
         now_s = time.monotonic()

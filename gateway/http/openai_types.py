@@ -226,6 +226,18 @@ class ChatRequest(pydantic.BaseModel):
             tools_bytes = 2 * tools_bytes + 64 * len(self.tools)
         return RequestSize(text_bytes, len(self.messages), tools_bytes)
 
+    @property
+    def is_forced(self) -> bool:
+        """Whether the answer must be a tool call."""
+        return self.tool_choice is not None and self.tool_choice not in ("auto", "none")
+
+    def callable_functions(self) -> dict[str, dict[str, Any]]:
+        """The functions whose calls are to be found in the answer: schemas of parameters."""
+        is_bound = self.response_format is not None and self.response_format.type != "text"
+        if not self.tools or self.tool_choice == "none" or (is_bound and not self.is_forced):
+            return {}
+        return {tool.function.name: tool.function.parameters or {} for tool in self.tools}
+
     def has_images(self) -> bool:
         """Whether a message has image parts."""
         return any(
@@ -332,8 +344,37 @@ def _check_supported(request: ChatRequest) -> None:
     for is_refused, param, text in refused:
         if is_refused:
             raise UnsupportedError(f"{text} by this network.", param=param)
+    _check_tool_choice(request)
     for index, message in enumerate(request.messages):
         _check_message(index, message)
+
+
+def _check_tool_choice(request: ChatRequest) -> None:
+    choice, where = request.tool_choice, "tool_choice"
+    if choice in (None, "none", "auto"):
+        return
+    if not request.tools:
+        raise InvalidRequestError(
+            "'tool_choice' is only allowed when 'tools' are specified.", param=where
+        )
+    if choice == "required":
+        return
+    if isinstance(choice, str):
+        raise InvalidRequestError(
+            "Invalid value for 'tool_choice': use none, auto, required or a function.", param=where
+        )
+    assert choice is not None
+    if choice.get("type") != "function":
+        raise UnsupportedError("Only functions can be chosen by this network.", param=where)
+    function = choice.get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str):
+        where = "tool_choice.function.name"
+        raise InvalidRequestError(f"Missing required parameter: '{where}'.", param=where)
+    if name not in {tool.function.name for tool in request.tools}:
+        raise InvalidRequestError(
+            f"Tool choice '{name[:64]}' not found in 'tools' parameter.", param=where
+        )
 
 
 def _check_message(index: int, message: ChatMessage) -> None:

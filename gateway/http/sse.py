@@ -7,13 +7,17 @@ written together.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import string
 from typing import Any
 
+from gateway.http.call_objects import Call
 from gateway.http.openai_types import json_text
 from gateway.jobs import Done, ReceiptNote
 
 DONE = b"data: [DONE]\n\n"
+_ID_SIGNS = string.digits + string.ascii_letters
 
 
 def usage_of(done: Done) -> dict[str, Any]:
@@ -26,14 +30,34 @@ def usage_of(done: Done) -> dict[str, Any]:
     }
 
 
-def note_of(note: ReceiptNote) -> dict[str, Any]:
-    """The `resultity` object that an answer carries: the consumer receipt."""
-    return {
+def note_of(note: ReceiptNote, answer_text: str | None = None) -> dict[str, Any]:
+    """The `resultity` object that an answer carries: the consumer receipt.
+
+    `answer_text`: the text that the receipt is over, where the answer does not show it as it is.
+    """
+    shown: dict[str, Any] = {
         "receipt": note.receipt,
         "job_id": note.job_id,
         "price_microcredits": note.price_microcredits,
         "salt": note.salt,
     }
+    if answer_text is not None:
+        shown["answer_text"] = answer_text
+    return shown
+
+
+def call_id(answer_id: str, index: int) -> str:
+    """The ID of one call of an answer: nine letters and digits, the only form that the templates of
+    all models take back (Mistral's refuse others)."""
+    digest = hashlib.sha256(f"{answer_id} {index}".encode()).digest()
+    number = int.from_bytes(digest, "big")
+    return "".join(_ID_SIGNS[number // 62**place % 62] for place in range(9))
+
+
+def call_object(answer_id: str, index: int, call: Call) -> dict[str, Any]:
+    """A call as a message carries it."""
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call_id(answer_id, index), "type": "function", "function": function}
 
 
 class ChunkWriter:
@@ -48,17 +72,21 @@ class ChunkWriter:
             "model": model,
         }
         self._head = b"data: " + json.dumps(head, ensure_ascii=False).encode()[:-1] + b","
+        self._answer_id = answer_id
         self._wants_usage = wants_usage
         usage = b',"usage":null' if wants_usage else b""
         self._text_head = self._head + b'"choices":[{"index":0,"delta":{"content":'
         self._text_tail = b'},"logprobs":null,"finish_reason":null}]' + usage + b"}\n\n"
         self._usage = usage
 
-    def opening(self) -> bytes:
-        """The first chunk: who speaks."""
+    def opening(self, *, has_tools: bool = False) -> bytes:
+        """The first chunk: who speaks. With tools it is not known yet whether there is content."""
+        content = b"null" if has_tools else b'""'
         return (
             self._head
-            + b'"choices":[{"index":0,"delta":{"role":"assistant","content":""},'
+            + b'"choices":[{"index":0,"delta":{"role":"assistant","content":'
+            + content
+            + b"},"
             + b'"logprobs":null,"finish_reason":null}]'
             + self._usage
             + b"}\n\n"
@@ -68,14 +96,33 @@ class ChunkWriter:
         """A chunk of text."""
         return self._text_head + json_text(text) + self._text_tail
 
-    def closing(self, done: Done) -> bytes:
-        """The last chunks: why it ended, the usage if it was asked for, the receipt, and the
-        end."""
-        finish = json.dumps(done.finish_reason).encode()
+    def call(self, index: int, call: Call) -> bytes:
+        """The chunks of one call: first which function, then its arguments."""
+        whole = call_object(self._answer_id, index, call)
+        name = {"name": call.name, "arguments": ""}
+        return self._calls({"index": index, **whole, "function": name}) + self._calls(
+            {"index": index, "function": {"arguments": call.arguments}}
+        )
+
+    def _calls(self, delta: dict[str, Any]) -> bytes:
+        return (
+            self._head
+            + b'"choices":[{"index":0,"delta":{"tool_calls":['
+            + json.dumps(delta, ensure_ascii=False).encode("utf-8", "surrogatepass")
+            + b"]}"
+            + self._text_tail[1:]
+        )
+
+    def closing(
+        self, done: Done, finish_reason: str | None = None, answer_text: str | None = None
+    ) -> bytes:
+        """The last chunks: why it ended (the node's reason if no other), the usage if it was asked
+        for, the receipt (`note_of`), and the end."""
+        finish = json.dumps(finish_reason or done.finish_reason).encode()
         choices = (
             b'"choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":' + finish + b"}]"
         )
-        note = b',"resultity":' + json.dumps(note_of(done.note)).encode()
+        note = b',"resultity":' + json.dumps(note_of(done.note, answer_text)).encode()
         if not self._wants_usage:
             return self._head + choices + note + b"}\n\n" + DONE
         usage = json.dumps(usage_of(done)).encode()

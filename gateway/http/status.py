@@ -47,6 +47,10 @@ class StatusEndpoints:
         """The network and this gateway."""
         return JSONResponse(await self._page("network", Snapshots.network))
 
+    async def log(self, request: Request) -> Response:
+        """The newest checkpoint of the ledger's log, and every alarm about it."""
+        return JSONResponse(await self._page("log", Snapshots.log))
+
     async def verification(self, request: Request) -> Response:
         """What is needed to verify receipts."""
         return JSONResponse(await self._page("verification", Snapshots.verification))

@@ -1,8 +1,16 @@
-"""Owns who pays for a job, what it may cost, and the hold for it."""
+"""Owns who pays for a job, what it may cost, and the hold for it.
+
+A job is paid from a lease if one has room (`gateway.peer.leases`), else by a hold of its own. If a
+node takes no leases, a job that has no output yet changes over to a hold of its own; the answer to
+one job comes out of one hold.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+
+import trio
 
 from gateway.errors import (
     AuthenticationError,
@@ -13,13 +21,24 @@ from gateway.errors import (
     StoppingError,
 )
 from gateway.jobs import ChatJob
-from gateway.limits import HOLD_MARGIN_S, RETRY_AFTER_S
+from gateway.limits import (
+    CREDIT_LEASED_PAUSE_S,
+    CREDIT_LEASED_WAIT_S,
+    CUT_OFF_RECORD_S,
+    HOLD_MARGIN_S,
+    RETRY_AFTER_S,
+)
 from gateway.peer.admission import Quote, quote_job
+from gateway.peer.charging import JobOutcome
 from gateway.peer.keys import Payer
+from gateway.peer.leases import LeasedVoucher, LocalHold
 from gateway.peer.ledger_port import as_client_error
 from gateway.peer.services import Services
+from gateway.peer.sessions import NodeSession
+from p2p.api_keys import ApiKey
 from p2p.errors import P2PError, RefusedError
 from p2p.key_limits import network_of
+from p2p.ledger_messages import CaptureLeg, HoldResult
 from p2p.network_configuration import ApprovedModel, price_terms
 from p2p.signing import Signed
 
@@ -51,6 +70,7 @@ class Funding:
         self.may_be_held = False
         """Whether a hold exists, or may exist because the ledger's answer was lost."""
         self.voucher: Signed | None = None
+        self.leased: LeasedVoucher | None = None
         limits = services.configuration.current.limits
         self.deadline_s = services.now_s() + limits.job_deadline_s_max
         self.deadline_ms = services.clock_ms() + limits.job_deadline_s_max * 1000
@@ -69,36 +89,117 @@ class Funding:
         unused, self._tokens_taken = self._tokens_taken - tokens_used, 0
         self._services.key_rates.give_back(self.payer.record.key_id, unused)
 
+    @property
+    def is_paid(self) -> bool:
+        """Whether there is something to show to a node."""
+        return self.voucher is not None or self.leased is not None
+
+    def take_leased(self) -> bool:
+        """Take the job's maximum out of a lease, without a word to the ledger. Returns: whether
+        one had room."""
+        wanted = LocalHold(
+            self.hold_id,
+            self._job.job_id,
+            self.quote.maximum,
+            self.deadline_ms,
+            self._lifetime_ms,
+            self._source_network,
+        )
+        self.leased = self._services.leases.take(self.payer, self.quote.terms, wanted)
+        return self.leased is not None
+
+    def leave_lease(self) -> None:
+        """Give the lease its part back: the next node wants a hold of the job's own."""
+        if self.leased is not None:
+            self._services.leases.released(self.hold_id)
+            self.leased = None
+            self.hold_id = self._services.random_bytes(ID_BYTES)
+
     async def take_hold(self) -> None:
         """Hold the job's maximum; the voucher is there afterwards.
 
-        Raises: InsufficientQuotaError, AuthenticationError, NotAllowedError,
+        Raises: InsufficientQuotaError, CreditLeasedError, AuthenticationError, NotAllowedError,
         LedgerUnavailableError."""
         services, payer, quote = self._services, self.payer, self.quote
         payer.balance.available -= quote.maximum
         self.may_be_held = True
         services.settlement.journal_hold(self.hold_id)
         try:
-            result = await services.ledger.hold(
-                payer.key,
-                hold_id=self.hold_id,
-                job_id=self._job.job_id,
-                maximum=quote.maximum,
-                terms=quote.terms,
-                expires_ms=services.clock_ms() + self._lifetime_ms,
-                source_network=self._source_network,
-            )
+            result = await self._ask_for_hold()
         except P2PError as error:
             refusal = as_client_error(error)
             if isinstance(error, RefusedError) and not isinstance(refusal, LedgerUnavailableError):
                 self.may_be_held = False
                 services.settlement.never_held(self.hold_id)
+                services.keys.forget(payer.key)
             if isinstance(refusal, AuthenticationError | NotAllowedError | InternalError):
                 log.warning("job %s: no hold: %s", self._job.job_id.hex(), error)
-            services.keys.forget(payer.key)
             raise refusal from error
         payer.balance.available = result.available
         self.voucher = result.voucher
+
+    async def _ask_for_hold(self) -> HoldResult:
+        """Ask until the ledger has an answer that waiting does not change. Raises: P2PError."""
+        services = self._services
+        give_up_s = services.now_s() + CREDIT_LEASED_WAIT_S
+        while True:
+            try:
+                return await services.ledger.hold(
+                    self.payer.key,
+                    hold_id=self.hold_id,
+                    job_id=self._job.job_id,
+                    maximum=self.quote.maximum,
+                    terms=self.quote.terms,
+                    expires_ms=services.clock_ms() + self._lifetime_ms,
+                    source_network=self._source_network,
+                )
+            except RefusedError as error:
+                if error.code != "credit_leased" or services.now_s() >= give_up_s:
+                    raise
+            # Other gateways are told to give back what they do not need; so do we.
+            services.leases.make_room(self.payer)
+            await trio.sleep(CREDIT_LEASED_PAUSE_S)
+
+    def show_voucher(self, session: NodeSession, number: int) -> None:
+        """Send what pays for an attempt. Raises: SessionLostError."""
+        leased, voucher = self.leased, self.voucher
+        if leased is not None:
+            session.send_leased_voucher(
+                number, leased.lease_id, leased.lease, leased.hold, leased.chain
+            )
+        elif voucher is not None:
+            chain = self._services.issuer_chain(voucher.peer_id)
+            session.send_voucher(number, voucher, chain)
+
+    # --- the end --------------------------------------------------------------------------------
+    def journal_running(self, legs: Sequence[CaptureLeg]) -> None:
+        """Note what would be captured if the gateway ended now."""
+        self._services.settlement.journal_running(self.hold_id, legs, self._leased_hold)
+
+    async def capture(self, legs: Sequence[CaptureLeg], amount: int, outcome: JobOutcome) -> None:
+        """Settle the hold by these legs, which are worth `amount`."""
+        if self.leased is not None:
+            self._services.leases.charged(self.hold_id, amount)
+        await self._services.settlement.capture(
+            self.hold_id, legs, outcome.value, self._leased_hold
+        )
+
+    async def release(self, outcome: JobOutcome) -> None:
+        """Give the whole hold back, if there is or may be one."""
+        services = self._services
+        if self.leased is not None:
+            services.settlement.never_held(self.hold_id)
+            services.leases.released(
+                self.hold_id,
+                failed=outcome is JobOutcome.FAILED,
+                client_left=outcome is JobOutcome.CLIENT_LEFT,
+            )
+        elif self.may_be_held:
+            await services.settlement.release(self.hold_id, outcome.value)
+
+    @property
+    def _leased_hold(self) -> Signed | None:
+        return self.leased.hold if self.leased is not None else None
 
 
 async def admit(services: Services, job: ChatJob) -> Funding:
@@ -110,7 +211,9 @@ async def admit(services: Services, job: ChatJob) -> Funding:
     """
     payer = services.keys.cached(job.key)
     if payer is None:
-        payer = await services.keys.check(job.key)
+        payer = await _look_up(services, job.key)
+    else:
+        services.leases.keep_record(job.key)
     if services.settlement.is_full:
         raise LedgerUnavailableError(
             "Too many settlements wait for the ledger.", retry_after_s=RETRY_AFTER_S
@@ -130,6 +233,20 @@ async def admit(services: Services, job: ChatJob) -> Funding:
     network = _source_network(payer, job.source)
     quote = quote_job(model, price_terms(configuration, model), job.size, job.max_tokens)
     return Funding(services, job, payer, model, quote, network)
+
+
+async def _look_up(services: Services, key: ApiKey) -> Payer:
+    """Ask the ledger who pays; while it cannot be reached, an open lease lets us go on.
+
+    Raises: AuthenticationError, LedgerUnavailableError.
+    """
+    try:
+        return await services.keys.check(key)
+    except LedgerUnavailableError:
+        known = services.keys.stale(key, CUT_OFF_RECORD_S) if services.leases.usable(key) else None
+        if known is None:
+            raise
+        return known
 
 
 def _source_network(payer: Payer, address: str) -> str:

@@ -1,13 +1,13 @@
 """Owns one job, from admission to settlement.
 
 Theory of operation. A job runs in one task. It asks who pays and what it may cost, then goes
-through attempts: choose a node, offer, hold (overlapping the offer where the cached balance is
-high enough), voucher, and wait until the attempt is over. Output does not pass through the task:
-the session hands frames to `on_frame`, which checks them and puts text into the pipe at once.
-When an attempt ends without completing the answer, the next node is offered the job with all
-tokens so far as `resume_tokens`; before the first token that is an ordinary retry. At the end the
-charging table says what is owed; the capture is journalled and sent. A client that leaves cancels
-the attempt at once."""
+through attempts: choose a node, offer, pay (from a lease, else by a hold that overlaps the offer
+where the cached balance is high enough), voucher, wait until the attempt is over. Output does not
+pass through the task: the session hands frames to `on_frame`, which checks them and puts text into
+the pipe at once. When an attempt ends without completing the answer, the next node is offered the
+job with all tokens so far as `resume_tokens`; before the first token that is an ordinary retry. At
+the end the charging table says what is owed; the capture is journalled and sent. A client that
+leaves cancels the attempt at once."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class JobRun:
                 current.end(Ending.FAILED, "the job's deadline is over", tell=True)
                 return
             # Without a voucher the node may not answer: the ledger's own deadline counts then.
-            overdue = current.attempt.overdue(now_s) if funding.voucher is not None else None
+            overdue = current.attempt.overdue(now_s) if funding.is_paid else None
             if overdue is not None:
                 current.end(Ending.FAILED, overdue, tell=True)
         # The first output at once: a gateway that is killed owes what its client has seen.
@@ -114,8 +114,8 @@ class JobRun:
         """Let go of what points back here: a job's memory is free at once, without a collection."""
         self._pipe.stop_listening()
         if self._funding is not None:
-            input_tokens = next((a.input_tokens for a in self._attempts if a.input_tokens), 0)
-            self._funding.end(input_tokens + len(self._tokens))
+            inputs = next((a.input_tokens for a in self._attempts if a.input_tokens), 0)
+            self._funding.end(inputs + len(self._tokens))
         self._dispatches.clear()
 
     # --- the walk -------------------------------------------------------------------------------
@@ -140,12 +140,12 @@ class JobRun:
 
     async def _answer(self) -> None:
         self._funding = funding = await admit(self._services, self._job)
-        if not funding.overlaps:
+        if not funding.take_leased() and not funding.overlaps:
             self._choose(funding)  # no hold for a job that nobody takes
             await funding.take_hold()
         while not self._left:
             dispatch = self._offer(funding)
-            if funding.voucher is None:
+            if not funding.is_paid:
                 await funding.take_hold()
             self._send_voucher(funding, dispatch)
             if not dispatch.over.is_set():
@@ -162,13 +162,16 @@ class JobRun:
     def _choose(self, funding: Funding) -> tuple[Candidate, NodeSession]:
         """Choose the next node. Raises: NoNodeError, UnsupportedError, AnswerFailedError."""
         services = self._services
-        tried: set[PeerId] = {dispatch.candidate.peer_id for dispatch in self._dispatches}
+        leased = funding.leased is not None
+        done = (dispatch for dispatch in self._dispatches if leased or not dispatch.wants_voucher)
+        tried: set[PeerId] = {dispatch.candidate.peer_id for dispatch in done}
         wanted = Wanted(
             funding.model_digest,
             funding.quote.output_tokens_max,
             self._job.needs_images,
             self._dispatches[-1].candidate.model_id if self._tokens else None,
-            output_tokens_asked=self._job.max_tokens or 1,
+            self._job.max_tokens or 1,
+            bound_to_lease=bool(self._tokens) and leased,
         )
         choice = Choice(None)
         while len(self._dispatches) < ATTEMPTS_PER_JOB_MAX:
@@ -185,13 +188,13 @@ class JobRun:
             if session is not None:
                 return choice.candidate, session
             tried.add(choice.candidate.peer_id)  # its session ended just now
-        raise self._verdicts.nobody_left(
-            funding.model.name, choice, output_began=bool(self._tokens)
-        )
+        raise self._verdicts.nobody_left(funding.model.name, choice, bool(self._tokens))
 
     def _offer(self, funding: Funding) -> Dispatch:
         services, job, quote = self._services, self._job, funding.quote
         candidate, session = self._choose(funding)
+        if candidate.needs_voucher:
+            funding.leave_lease()
         offer = Offer(
             job_id=job.job_id,
             attempt=len(self._dispatches),
@@ -222,14 +225,12 @@ class JobRun:
         return dispatch
 
     def _send_voucher(self, funding: Funding, dispatch: Dispatch) -> None:
-        assert funding.voucher is not None
         if dispatch.over.is_set():
             return
         # The time that the ledger took is not the node's.
         dispatch.attempt.progress_s = max(dispatch.attempt.progress_s, self._services.now_s())
-        chain = self._services.issuer_chain(funding.voucher.peer_id)
         try:
-            dispatch.session.send_voucher(dispatch.number, funding.voucher, chain)
+            funding.show_voucher(dispatch.session, dispatch.number)
         except P2PError as error:
             dispatch.end(Ending.LOST, str(error), tell=False)
 
@@ -267,6 +268,8 @@ class JobRun:
             registry.penalise(dispatch.candidate)
             return
         self._verdicts.note(refusal.code, refusal.retry_after_ms)
+        if dispatch.wants_voucher and not self._tokens and self._funding:
+            self._funding.leave_lease()
         if is_blamed(refusal.code):
             registry.penalise(dispatch.candidate)
         longer = any(
@@ -312,8 +315,8 @@ class JobRun:
         )
         paid = next((a for a in self._attempts if a.input_tokens), None)
         inputs = (paid.input_tokens, paid.cached_input_tokens) if paid else (0, 0)
-        text, count = "".join(self._texts), len(self._tokens)
-        self._pipe.put(Done(self._finish_reason, text, inputs[0], count, note, inputs[1]))
+        text, made = "".join(self._texts), len(self._tokens)
+        self._pipe.put(Done(self._finish_reason, text, inputs[0], made, note, inputs[1]))
 
     def _fail(self, error: GatewayError) -> None:
         self._outcome = JobOutcome.CLIENT_LEFT if self._left else JobOutcome.FAILED
@@ -336,15 +339,14 @@ class JobRun:
                 await self._written.wait()
             if self._left:
                 self._outcome = JobOutcome.CLIENT_LEFT
-        streamed = self._job.streaming
-        bill = self._bill(funding, self._pipe.written_tokens if streamed else len(self._tokens))
+        written = self._pipe.written_tokens if self._job.streaming else len(self._tokens)
+        bill = self._bill(funding, written)
         self._log_line(bill)
         await self._services.settlement.wait_turn()
-        if bill.parts and funding.voucher is not None:
-            legs = self._acknowledge(bill, final=True)
-            await self._services.settlement.capture(funding.hold_id, legs, self._outcome.value)
-        elif funding.may_be_held:
-            await self._services.settlement.release(funding.hold_id, self._outcome.value)
+        if bill.parts and funding.is_paid:
+            await funding.capture(self._acknowledge(bill, final=True), bill.amount, self._outcome)
+        else:
+            await funding.release(self._outcome)
 
     def _acknowledge(self, bill: Bill, *, final: bool) -> tuple[CaptureLeg, ...]:
         """Sign delivery counts for what is billed, and tell the nodes that can be reached."""
@@ -364,23 +366,21 @@ class JobRun:
     def _acknowledge_delivered(self, funding: Funding) -> None:
         """Tell the nodes what was delivered so far, and note what would be owed now."""
         written = self._pipe.written_tokens
-        if funding.voucher is None or written <= self._acknowledged_tokens:
+        if not funding.is_paid or written <= self._acknowledged_tokens:
             return
         self._acknowledged_tokens = written
         bill = self._bill(funding, written)
         if bill.parts:
-            legs = self._acknowledge(bill, final=False)
-            self._services.settlement.journal_running(funding.hold_id, legs)
+            funding.journal_running(self._acknowledge(bill, final=False))
 
     def _journal_now(self) -> None:
         """The gateway is being stopped in the middle: leave what is owed for the next start."""
         funding = self._funding
-        if funding is None or funding.voucher is None:
+        if funding is None or not funding.is_paid:
             return
         bill = self._bill(funding, self._pipe.written_tokens)
         if bill.parts:
-            legs = self._acknowledge(bill, final=True)
-            self._services.settlement.journal_running(funding.hold_id, legs)
+            funding.journal_running(self._acknowledge(bill, final=True))
 
     def _log_line(self, bill: Bill | None) -> None:
         """One line for each job: numbers only, never what was asked or answered."""

@@ -5,6 +5,8 @@ Theory of operation. One file, appended to: `H <hold ID>` before a hold is asked
 <capture>` when a capture is (or would now be) owed, `D <hold ID>` when its hold was settled; the
 newest line of a hold counts. A hold with nothing owed is released at the next start: without
 that, a gateway that is killed would leave its consumers' credit locked until the holds expire.
+Leases have the lines `L <lease ID><expiry>` and `R <lease ID>`; holds inside them have no H line,
+because their lease goes back as a whole.
 The lines of one turn of the event loop are written together, without fsync: they survive the end
 of the process, and a machine that loses power only loses the pay of jobs whose holds then expire.
 A torn last line is ignored. The file is rewritten with what is still open at the start and when
@@ -18,15 +20,31 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.limits import JOURNAL_BYTES_MAX
-from p2p.codec import decode_message, encode_message
-from p2p.errors import P2PError
+from p2p.codec import decode_any_message, decode_message, encode_message
+from p2p.errors import MalformedError, P2PError
 from p2p.files import write_atomically
+from p2p.lease_messages import LeasedCapture, LeasedHold
 from p2p.ledger_messages import CaptureRequest
 from p2p.signing import Signed
 
 log = logging.getLogger(__name__)
 _FILE_MODE = 0o600
 _LINES_WAITING_MAX = 256
+_ID_BYTES = 16
+
+
+def hold_of(capture: Signed) -> tuple[bytes, bytes | None]:
+    """Give the hold that a capture of either kind is about, and its lease if it has one.
+
+    Raises: MalformedError.
+    """
+    document = decode_any_message(capture.body)
+    if isinstance(document, CaptureRequest):
+        return document.hold_id, None
+    if not isinstance(document, LeasedCapture):
+        raise MalformedError("not a capture")
+    hold = decode_message(document.hold.body, LeasedHold)
+    return hold.hold_id, hold.lease_id
 
 
 class SettlementJournal:
@@ -36,6 +54,7 @@ class SettlementJournal:
         """Read what an earlier run left open. Raises: OSError."""
         self._path = path
         self._open: dict[bytes, Signed | None] = {}
+        self._leases: dict[bytes, int] = {}
         self._size_bytes = 0
         self._lines: list[bytes] = []
         self.on_line: Callable[[], None] = lambda: None
@@ -47,6 +66,20 @@ class SettlementJournal:
     def owed(self) -> dict[bytes, Signed | None]:
         """The captures that are not settled yet, by hold ID; None: a hold to be released."""
         return dict(self._open)
+
+    def leases(self) -> dict[bytes, int]:
+        """The leases that have not gone back yet, with their ends (milliseconds since 1970)."""
+        return dict(self._leases)
+
+    def leased(self, lease_id: bytes, expires_ms: int) -> None:
+        """Note a lease that is about to be asked for."""
+        self._leases[lease_id] = expires_ms
+        self._append(_lease_line(lease_id, expires_ms))
+
+    def lease_ended(self, lease_id: bytes) -> None:
+        """The lease has gone back, or never came to be."""
+        if self._leases.pop(lease_id, None) is not None:
+            self._append(b"R " + lease_id.hex().encode() + b"\n")
 
     def held(self, hold_id: bytes) -> None:
         """Note a hold that is about to be asked for; nothing is owed of it yet."""
@@ -94,7 +127,8 @@ class SettlementJournal:
             self.on_line()
 
     def _rewrite(self) -> None:
-        data = b"".join(_line(hold_id, capture) for hold_id, capture in self._open.items())
+        data = b"".join(_lease_line(*lease) for lease in self._leases.items())
+        data += b"".join(_line(hold_id, capture) for hold_id, capture in self._open.items())
         write_atomically(self._path, data, _FILE_MODE)
         if self._descriptor >= 0:
             os.close(self._descriptor)
@@ -121,7 +155,15 @@ class SettlementJournal:
             self._open[data] = None
         elif mark == b"O":
             signed = decode_message(data, Signed)
-            self._open[decode_message(signed.body, CaptureRequest).hold_id] = signed
+            self._open[hold_of(signed)[0]] = signed
+        elif mark == b"L":
+            self._leases[data[:_ID_BYTES]] = int.from_bytes(data[_ID_BYTES:], "big")
+        elif mark == b"R":
+            self._leases.pop(data, None)
+
+
+def _lease_line(lease_id: bytes, expires_ms: int) -> bytes:
+    return b"L " + (lease_id + expires_ms.to_bytes(8, "big")).hex().encode() + b"\n"
 
 
 def _line(hold_id: bytes, capture: Signed | None) -> bytes:

@@ -6,23 +6,26 @@ The port is implemented by `RemoteLedger` over the uplink, and by a fake in test
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.errors import (
     AuthenticationError,
+    CreditLeasedError,
     GatewayError,
+    GatewayFullError,
     InsufficientQuotaError,
     InternalError,
     LedgerUnavailableError,
     NotAllowedError,
 )
 from gateway.limits import RETRY_AFTER_S
-from ledger import methods
-from ledger.client import Call, LedgerClient
+from ledger.client import LedgerClient
+from ledger.lease_client import LeaseClient
 from p2p.api_keys import ApiKey
-from p2p.codec import decode_message, encode_message
 from p2p.errors import P2PError, RefusedError
+from p2p.lease_messages import CaptureOutcome, LeaseResult
 from p2p.ledger_messages import HoldResult, KeyRecord, Statement, TransferResult
 from p2p.prices import PriceTerms
 from p2p.signing import Signed
@@ -51,6 +54,21 @@ UNBELIEVED_MESSAGE = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class ReturnedLease:
+    """What goes back of a lease: `amount`, or (`final`) all that it has left.
+
+    `failed` and `client_left` count the jobs in it that cost nothing and were not told before.
+    """
+
+    return_id: bytes
+    lease_id: bytes
+    amount: int
+    final: bool
+    failed: int = 0
+    client_left: int = 0
+
+
 class LedgerPort(Protocol):
     """The ledger as a gateway sees it. All raise P2PError: RefusedError with the ledger's code."""
 
@@ -68,8 +86,25 @@ class LedgerPort(Protocol):
         """Hold a job's maximum; proves possession of the key."""
         ...
 
-    async def capture(self, signed: Signed) -> TransferResult:
-        """Settle a hold by a signed CaptureRequest (idempotent by its ID)."""
+    async def captures(self, batch: Sequence[Signed]) -> Sequence[CaptureOutcome]:
+        """Settle holds by signed captures of either kind (idempotent); an outcome for each."""
+        ...
+
+    async def lease(
+        self,
+        key: ApiKey,
+        *,
+        lease_id: bytes,
+        amount: int,
+        terms: PriceTerms,
+        expires_ms: int,
+        source_network: str = "",
+    ) -> LeaseResult:
+        """Set a part of a key's credit aside for this gateway; proves possession of the key."""
+        ...
+
+    async def lease_return(self, returned: ReturnedLease) -> TransferResult:
+        """Give a part of a lease back, or end it (idempotent by its ID)."""
         ...
 
     async def release(self, hold_id: bytes, outcome: str = "") -> TransferResult:
@@ -108,6 +143,17 @@ def as_client_error(error: P2PError) -> GatewayError:
         return InsufficientQuotaError(
             f"This API key's own limit is reached: {error}.", retry_after_s=error.retry_after_s
         )
+    if error.code == "credit_leased":
+        return CreditLeasedError(
+            f"Credit of this key is set aside for other gateways at the moment: {error}.",
+            retry_after_s=error.retry_after_s or RETRY_AFTER_S,
+        )
+    if error.code == "gateway_exposure":
+        return GatewayFullError(
+            "This gateway has as much credit in use as the network allows one gateway to have; "
+            f"nothing was charged. Try again later, or use another gateway ({error}).",
+            retry_after_s=error.retry_after_s or RETRY_AFTER_S,
+        )
     if error.code == "key_not_allowed":
         return NotAllowedError(str(error))
     return InternalError(f"the ledger refused the hold: {error.code}")
@@ -117,11 +163,16 @@ class RemoteLedger:
     """The ledger of the bootstrap that the uplink is connected to."""
 
     def __init__(
-        self, call: Call, client: LedgerClient, mint_keys: Callable[[], Collection[bytes]]
+        self,
+        client: LedgerClient,
+        leases: LeaseClient,
+        captures: LeaseClient,
+        mint_keys: Callable[[], Collection[bytes]],
     ) -> None:
-        """Ask by `client`; captures go through `call` as they were signed (and journalled)."""
-        self._call = call
+        """Ask by these clients; captures go by their own, because nobody waits for them."""
         self._client = client
+        self._leases = leases
+        self._captures = captures
         self._mint_keys = mint_keys
 
     async def hold(
@@ -147,10 +198,41 @@ class RemoteLedger:
             source_network=source_network,
         )
 
-    async def capture(self, signed: Signed) -> TransferResult:
-        """As `LedgerPort.capture`."""
-        answer = await self._call(methods.CAPTURE, encode_message(signed))
-        return decode_message(answer, TransferResult)
+    async def captures(self, batch: Sequence[Signed]) -> Sequence[CaptureOutcome]:
+        """As `LedgerPort.captures`."""
+        return await self._captures.captures(batch)
+
+    async def lease(
+        self,
+        key: ApiKey,
+        *,
+        lease_id: bytes,
+        amount: int,
+        terms: PriceTerms,
+        expires_ms: int,
+        source_network: str = "",
+    ) -> LeaseResult:
+        """As `LedgerPort.lease`."""
+        return await self._leases.lease(
+            key.key_id,
+            key.hold_key(),
+            lease_id=lease_id,
+            amount=amount,
+            terms=terms,
+            expires_ms=expires_ms,
+            source_network=source_network,
+        )
+
+    async def lease_return(self, returned: ReturnedLease) -> TransferResult:
+        """As `LedgerPort.lease_return`."""
+        return await self._leases.give_back(
+            return_id=returned.return_id,
+            lease_id=returned.lease_id,
+            amount=returned.amount,
+            final=returned.final,
+            failed=returned.failed,
+            client_left=returned.client_left,
+        )
 
     async def release(self, hold_id: bytes, outcome: str = "") -> TransferResult:
         """As `LedgerPort.release`."""

@@ -69,6 +69,8 @@ class Dispatch:
                     attempt.end(frame)
                 case _:
                     attempt.refuse(frame)
+                    if self.wants_voucher and not frame.retry_after_ms:
+                        self.candidate.needs_voucher = True
         except (P2PError, PipeFullError) as error:
             self.end(Ending.FAILED, str(error), tell=True)
         if attempt.phase is Phase.OVER:
@@ -93,6 +95,12 @@ class Dispatch:
             self.session.close_attempt(self.number)
             self.candidate.in_flight = max(0, self.candidate.in_flight - 1)
             self.over.set()
+
+    @property
+    def wants_voucher(self) -> bool:
+        """Whether the node refused because it takes no leases."""
+        refusal = self.attempt.refusal
+        return refusal is not None and refusal.code == "needs_voucher"
 
     def acknowledge(self, delivery: Signed) -> None:
         """Send a delivery count, if the node can still be reached."""

@@ -132,6 +132,7 @@ class Registry:
                 candidate.in_flight = 0
                 candidate.running = candidate.queued = 0
                 candidate.accepting = True
+                candidate.needs_voucher = False
 
     def load(self, peer_id: PeerId, report: LoadReport) -> None:
         """A node told its load."""

@@ -28,6 +28,7 @@ REASONS = {
     "draining": "are leaving",
     "no_session": "cannot be reached at the moment",
     "not_accepting": "take no work at the moment",
+    "voucher_only": "do not go on with what began under a lease",
     "tried": "were tried for this job already",
 }
 """Why a node is removed, as a refusal words it."""
@@ -43,6 +44,8 @@ class Candidate:
     context_tokens: int
     slots: int
     takes_images: bool = False
+    needs_voucher: bool = False
+    """It said that it takes no leases: jobs that are offered to it get a hold of their own."""
     certificate_expires_ms: int = 2**62
     banned: bool = False
     draining: bool = False
@@ -73,6 +76,8 @@ class Wanted:
     """Set for a continuation: only the same tensors and tokenizer continue an answer."""
     output_tokens_asked: int = 1
     """What the client asked for by name; a mere default may end sooner on a smaller node."""
+    bound_to_lease: bool = False
+    """Its output so far is paid from a lease: one job cannot be paid from two holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +137,8 @@ def _removal(
         return "no_session"
     if wanted.needs_images and not candidate.takes_images:
         return "images"
+    if wanted.bound_to_lease and candidate.needs_voucher:
+        return "voucher_only"
     return None if candidate.accepting else "not_accepting"
 
 

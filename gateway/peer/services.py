@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from gateway.peer.key_rates import KeyRates
 from gateway.peer.keys import KeyCache
+from gateway.peer.leases import Leases
 from gateway.peer.ledger_port import LedgerPort
 from gateway.peer.registry import Registry
 from gateway.peer.sessions import Sessions
@@ -41,6 +42,7 @@ class Services:
     registry: Registry
     sessions: Sessions
     settlement: Settlement
+    leases: Leases
     clock_ms: Clock
     now_s: Callable[[], float]
     random_bytes: Callable[[int], bytes]

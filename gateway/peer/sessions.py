@@ -10,12 +10,17 @@ noticed by its link's heartbeat (p2p.limits.SESSION_SILENCE_S_MAX)."""
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
 import trio
 
-from gateway.limits import SESSION_PAUSE_S_MAX, SESSION_PAUSE_S_MIN
+from gateway.limits import (
+    LEASES_SHOWN_PER_SESSION_MAX,
+    SESSION_PAUSE_S_MAX,
+    SESSION_PAUSE_S_MIN,
+)
 from gateway.peer.registry import Registry
 from p2p.certificates import Chain
 from p2p.codec import Message
@@ -29,6 +34,7 @@ from p2p.job_messages import (
     RefuseFrame,
     VoucherFrame,
 )
+from p2p.lease_messages import LeaseVoucherFrame
 from p2p.limits import DIAL_TIMEOUT_S
 from p2p.link import Link
 from p2p.network import Network
@@ -62,6 +68,7 @@ class NodeSession:
         self._number = 0
         self._listeners: dict[int, AttemptListener] = {}
         self._issuers_shown: set[PeerId] = set()
+        self._leases_shown: OrderedDict[bytes, None] = OrderedDict()
 
     def open_attempt(self, listener: AttemptListener) -> int:
         """Take a number for an attempt; its frames go to `listener`."""
@@ -86,6 +93,20 @@ class NodeSession:
         self.link.send(VoucherFrame(number, voucher, () if known else chain))
         if chain:
             self._issuers_shown.add(issuer)
+
+    def send_leased_voucher(
+        self, number: int, lease_id: bytes, lease: Signed, hold: Signed, chain: Chain
+    ) -> None:
+        """Send a job's part of a lease, with the lease itself the first time. Raises:
+        SessionLostError."""
+        if lease_id in self._leases_shown:
+            self._leases_shown.move_to_end(lease_id)
+            self.link.send(LeaseVoucherFrame(number, hold))
+            return
+        self.link.send(LeaseVoucherFrame(number, hold, lease, chain))
+        self._leases_shown[lease_id] = None
+        if len(self._leases_shown) > LEASES_SHOWN_PER_SESSION_MAX:
+            self._leases_shown.popitem(last=False)
 
     def on_messages(self, messages: list[Message]) -> None:
         """Hand a frame's messages to their attempts. Raises: MalformedError."""

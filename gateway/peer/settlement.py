@@ -5,7 +5,8 @@ answer it is sent again, with growing pauses, until the ledger says something fi
 refusal (the hold expired, a receipt is not acceptable). Its ID makes repeating harmless. Each hold
 is journalled before it is asked for, and while a job streams the capture that would be owed at
 that moment, every two seconds, so that a gateway that is killed settles what it had delivered, and
-releases the rest, when it is started again."""
+releases the rest, when it is started again. Captures travel together (`capture_batches`), those out
+of leases with the others."""
 
 from __future__ import annotations
 
@@ -15,16 +16,19 @@ from collections.abc import Callable, Sequence
 import trio
 
 from gateway.limits import (
+    SETTLE_AT_ONCE_MAX,
     SETTLE_BATCH_S,
     SETTLE_RETRY_S_MAX,
     SETTLE_RETRY_S_MIN,
     SETTLE_WAITING_MAX,
 )
+from gateway.peer.capture_batches import CaptureBatches
 from gateway.peer.journal import SettlementJournal
 from gateway.peer.ledger_port import PASSING_CODES, LedgerPort
 from ledger.usage import FAILED
 from p2p.clock import Clock
 from p2p.errors import P2PError, RefusedError
+from p2p.lease_messages import LeasedCapture
 from p2p.ledger_messages import CaptureLeg, CaptureRequest
 from p2p.signing import KeyPair, Signed
 from p2p.types import NetworkId
@@ -47,6 +51,7 @@ class Settlement:
     ) -> None:
         """Begin with what the journal says is owed from before."""
         self._ledger = ledger
+        self._batches = CaptureBatches(ledger)
         self._journal = journal
         self._key_pair = key_pair
         self._network = network
@@ -58,6 +63,8 @@ class Settlement:
         self._turn = trio.Event()
         self._line_waits = trio.Event()
         journal.on_line = lambda: self._line_waits.set()
+        self.on_settled: Callable[[bytes], None] = lambda hold_id: None
+        """Called with each hold about which the ledger has given its last word."""
         if self._waiting:
             log.info("%d holds of an earlier run are not settled yet", len(self._waiting))
 
@@ -79,18 +86,27 @@ class Settlement:
         """The ledger refused to hold: there is nothing to settle."""
         self._journal.settled(hold_id)
 
-    def journal_running(self, hold_id: bytes, legs: Sequence[CaptureLeg]) -> None:
+    def journal_running(
+        self, hold_id: bytes, legs: Sequence[CaptureLeg], leased: Signed | None = None
+    ) -> None:
         """Note what would be captured if the gateway ended now."""
         # Who is there at the next start did not see the answer to its end.
-        self._journal.owe(hold_id, self._request(hold_id, legs, FAILED))
+        self._journal.owe(hold_id, self._request(hold_id, legs, FAILED, leased))
 
-    async def capture(self, hold_id: bytes, legs: Sequence[CaptureLeg], outcome: str = "") -> None:
+    async def capture(
+        self,
+        hold_id: bytes,
+        legs: Sequence[CaptureLeg],
+        outcome: str = "",
+        leased: Signed | None = None,
+    ) -> None:
         """Settle a hold by these legs; returns when the ledger answered, or leaves it to `run`.
 
         Args:
             outcome: how the job ended (`ledger.usage.OUTCOMES`), for the payer's statistics.
+            leased: the LeasedHold, if the job is paid from a lease.
         """
-        signed = self._request(hold_id, legs, outcome)
+        signed = self._request(hold_id, legs, outcome, leased)
         self._journal.owe(hold_id, signed)
         if not await self._try(hold_id, signed):
             self._later(hold_id, signed)
@@ -125,6 +141,7 @@ class Settlement:
         """Give turns, and repeat what could not be sent, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._give_turns)
+            nursery.start_soon(self._batches.run)
             nursery.start_soon(self._write_journal)
             task_status.started()
             await self._repeat_for_ever()
@@ -143,11 +160,23 @@ class Settlement:
                 pause_s = min(SETTLE_RETRY_S_MAX, pause_s * 2)
 
     async def _repeat(self) -> bool:
-        """Go through what waits; stop at the first that gets no answer. True if all got one."""
-        for hold_id, signed in list(self._waiting.items()):
-            if not await self._try(hold_id, signed):
+        """Go through what waits, some at once; stop if one gets no answer. True if all got one."""
+        answered = True
+
+        async def repeat(hold_id: bytes, signed: Signed | None) -> None:
+            nonlocal answered
+            if await self._try(hold_id, signed):
+                self._waiting.pop(hold_id, None)
+            else:
+                answered = False
+
+        items = list(self._waiting.items())
+        for start in range(0, len(items), SETTLE_AT_ONCE_MAX):
+            async with trio.open_nursery() as nursery:
+                for item in items[start : start + SETTLE_AT_ONCE_MAX]:
+                    nursery.start_soon(repeat, *item)
+            if not answered:
                 return False
-            self._waiting.pop(hold_id, None)
         return True
 
     def _later(self, hold_id: bytes, signed: Signed | None) -> None:
@@ -162,7 +191,7 @@ class Settlement:
             if signed is None:
                 await self._ledger.release(hold_id, outcome)
             else:
-                await self._ledger.capture(signed)
+                await self._batches.send(signed)
         except RefusedError as error:
             if error.code in PASSING_CODES:
                 return False
@@ -173,9 +202,15 @@ class Settlement:
             log.warning("hold %s: not settled yet: %s", hold_id.hex(), error)
             return False
         self._journal.settled(hold_id)
+        self.on_settled(hold_id)
         return True
 
-    def _request(self, hold_id: bytes, legs: Sequence[CaptureLeg], outcome: str) -> Signed:
+    def _request(
+        self, hold_id: bytes, legs: Sequence[CaptureLeg], outcome: str, leased: Signed | None
+    ) -> Signed:
+        if leased is not None:
+            capture = LeasedCapture(leased, tuple(legs), self._clock_ms(), outcome)
+            return self._key_pair.sign(self._network, capture)
         request = CaptureRequest(
             capture_id=self._random_bytes(16),
             hold_id=hold_id,

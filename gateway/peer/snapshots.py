@@ -28,6 +28,7 @@ class Snapshots:
         chain: Chain,
         bootstrap: Callable[[], PeerId | None],
         certificate_of: Callable[[PeerId], Certificate | None],
+        log_facts: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         """`bootstrap` gives the one that we are connected to; `chain` is our own certificate."""
         self._services = services
@@ -35,6 +36,7 @@ class Snapshots:
         self._chain = chain
         self._bootstrap = bootstrap
         self._certificate_of = certificate_of
+        self._log_facts = log_facts
         self._started_ms = services.clock_ms()
         self._was_ready = False
 
@@ -55,6 +57,7 @@ class Snapshots:
             "nodes": self._services.registry.connected_count(),
             "jobs_running": self._dispatcher.jobs_running,
             "settlements_waiting": self._services.settlement.waiting,
+            "leases": self._services.leases.open_count,
         }
 
     def model_cards(self) -> list[ModelCard]:
@@ -153,6 +156,10 @@ class Snapshots:
             "jobs_done": self._dispatcher.jobs_done,
             "started_ms": self._started_ms,
         }
+
+    def log(self) -> dict[str, Any]:
+        """What is known of the ledger's log (`gateway.peer.log_watch`)."""
+        return self._log_facts()
 
     def verification(self) -> dict[str, Any]:
         """What anybody needs to verify a receipt of this gateway."""

@@ -18,7 +18,7 @@ from gateway.limits import RETRY_AFTER_S
 from gateway.peer.attempt import Refusal
 from gateway.peer.routing import Choice, explain
 
-_BLAMELESS = {"busy", "draining", "deadline", "price"}
+_BLAMELESS = {"busy", "draining", "deadline", "price", "needs_voucher"}
 _BLAMELESS |= {"context_length_exceeded", "bad_request", "unsupported"}
 
 
@@ -35,7 +35,7 @@ class Verdicts:
         if retry_after_ms:
             self.retry_after_s = max(self.retry_after_s, retry_after_ms / 1000)
 
-    def nobody_left(self, model: str, choice: Choice, *, output_began: bool) -> GatewayError:
+    def nobody_left(self, model: str, choice: Choice, output_began: bool) -> GatewayError:
         """The error for a job that no further node takes."""
         text = explain(model, choice.removed, dict(self.counts))
         if output_began:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from typing import Protocol
 
+from node.agent.payment import PaymentFrame
 from p2p.clock import Clock
 from p2p.codec import Message
 from p2p.job_messages import (
@@ -23,8 +25,16 @@ from p2p.job_messages import (
     OutputFrame,
     next_output_hash,
 )
+from p2p.lease_messages import Lease
 from p2p.signing import KeyPair, Signed
 from p2p.types import NetworkId
+
+
+class DeliveryNotes(Protocol):
+    """Who notes what gateways owe (`node.claims`)."""
+
+    def note(self, attempt: Attempt, count: DeliveryCount) -> None:
+        """The gateway has signed for more of an attempt."""
 
 
 class AttemptState(enum.Enum):
@@ -59,6 +69,9 @@ class Attempt:
         self.offer = offer
         self.offer_hash = offer_hash
         self.runtime_number = runtime_number
+        self.lease: Lease | None = None
+        self.payment: PaymentFrame | None = None
+        self.receipt: Signed | None = None
         self.state = AttemptState.ACCEPTED
         self.output_tokens = 0
         self.delivery: Signed | None = None
@@ -75,6 +88,12 @@ class Attempt:
         self._send = send
         self._on_ended = on_ended
         self._output_hash = OUTPUT_HASH_START
+        self._notes: DeliveryNotes | None = None
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """The tokens so far: input, output."""
+        return self._input_tokens, self.output_tokens
 
     def accept(self) -> None:
         """Tell the gateway the exact input count."""
@@ -112,6 +131,14 @@ class Attempt:
         self._send(EndFrame(self.session_number, outcome, detail[:1000], receipt))
         self._on_ended(self)
 
+    def paid_by(
+        self, payment: PaymentFrame, lease: Lease | None, notes: DeliveryNotes | None
+    ) -> None:
+        """Keep what was shown (and verified) as payment, and who notes what is owed."""
+        self.payment = payment
+        self.lease = lease
+        self._notes = notes
+
     def note_delivery(self, signed: Signed, count: DeliveryCount) -> bool:
         """Keep the highest verified acknowledgement; False if it is not about this work."""
         offer = self.offer
@@ -124,6 +151,8 @@ class Attempt:
         if count.output_tokens >= self.delivered_tokens:
             self.delivery = signed
             self.delivered_tokens = count.output_tokens
+            if self._notes is not None:
+                self._notes.note(self, count)
         return True
 
     def _receipt(self, *, final: bool, finish_reason: str) -> Signed:
@@ -147,4 +176,5 @@ class Attempt:
             seed=offer.seed,
             cached_input_tokens=self._cached_input_tokens,
         )
-        return self._key_pair.sign(self._network, document)
+        self.receipt = self._key_pair.sign(self._network, document)
+        return self.receipt

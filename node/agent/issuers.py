@@ -1,26 +1,30 @@
-"""Owns whose vouchers this node believes: certified bootstraps, each voucher for one attempt."""
+"""Owns whose promises this node believes: certified bootstraps', vouchers and leases, each voucher
+for one attempt."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import TypeVar
 
 from p2p.certificates import Certificate, verify_chain
 from p2p.configuration_book import ConfigurationBook
 from p2p.errors import StaleError, UntrustedError
 from p2p.job_messages import Offer
+from p2p.lease_messages import Lease
 from p2p.ledger_messages import Voucher
 from p2p.membership import Membership
 from p2p.signing import Signed, open_signed
 from p2p.types import NetworkId, PeerId, Role
 
+P = TypeVar("P", Voucher, Lease)
 ISSUERS_MAX = 64
 ATTEMPTS_REMEMBERED_MAX = 20_000
 """The oldest are forgotten: to run one twice, a gateway has to pay for this many in between."""
 
 
 class IssuerBook:
-    """Opens vouchers of certified bootstraps, connected now or not."""
+    """Opens vouchers and leases of certified bootstraps, connected now or not."""
 
     def __init__(
         self, network: NetworkId, membership: Membership, configuration: ConfigurationBook
@@ -32,8 +36,10 @@ class IssuerBook:
         self._used: OrderedDict[bytes, None] = OrderedDict()
         self._known: OrderedDict[PeerId, Certificate] = OrderedDict()
 
-    def open_voucher(self, signed: Signed, issuer_chain: Sequence[Signed], now_ms: int) -> Voucher:
-        """Verify a voucher's signature and that a certified bootstrap made it.
+    def open_promise(
+        self, signed: Signed, kind: type[P], issuer_chain: Sequence[Signed], now_ms: int
+    ) -> P:
+        """Verify a voucher's or lease's signature and that a certified bootstrap made it.
 
         Raises: UntrustedError, StaleError, MalformedError.
         """
@@ -51,7 +57,7 @@ class IssuerBook:
         self._known.move_to_end(issuer)
         if len(self._known) > ISSUERS_MAX:
             self._known.popitem(last=False)
-        return open_signed(signed, Voucher, self._network, signed.signer)
+        return open_signed(signed, kind, self._network, signed.signer)
 
     def use_once(self, offer: Offer) -> None:
         """Refuse to work a second time for the same attempt of the same gateway's job.

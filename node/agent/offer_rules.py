@@ -9,7 +9,9 @@ from p2p.certificates import Certificate
 from p2p.errors import RefusedError, UntrustedError
 from p2p.freshness import check_times
 from p2p.job_messages import Offer
+from p2p.lease_messages import Lease, LeasedHold
 from p2p.ledger_messages import Voucher
+from p2p.limits import CLOCK_SKEW_MS_MAX
 from p2p.network_configuration import NetworkConfiguration, terms_allowed
 from p2p.prices import charge
 from p2p.types import PeerId, Role
@@ -105,3 +107,28 @@ def check_voucher(voucher: Voucher, offer: Offer, now_ms: int) -> None:
         raise UntrustedError("the voucher promises less than the offer")
     if voucher.expires_ms < offer.deadline_ms:
         raise UntrustedError("the voucher ends before the job may")
+
+
+def check_leased_hold(lease: Lease, hold: LeasedHold, offer: Offer, now_ms: int) -> None:
+    """Check that a verified lease, and the gateway's part of it, pay for this offer.
+
+    Raises: UntrustedError (StaleError if one of them has expired).
+    """
+    check_times(lease.issued_ms, lease.expires_ms, now_ms)
+    check_times(hold.issued_ms, hold.expires_ms, now_ms)
+    if hold.lease_id != lease.lease_id:
+        raise UntrustedError("the leased hold names another lease")
+    if lease.gateway_id != offer.gateway_id:
+        raise UntrustedError("the lease is another gateway's")
+    if (hold.hold_id, hold.job_id) != (offer.hold_id, offer.job_id):
+        raise UntrustedError("the leased hold is for another job")
+    if hold.maximum < offer.maximum or lease.terms != offer.terms:
+        raise UntrustedError("the lease promises less than the offer")
+    if hold.maximum > lease.amount:
+        raise UntrustedError("the leased hold is larger than its lease")
+    if min(hold.expires_ms, lease.expires_ms) < offer.deadline_ms:
+        raise UntrustedError("the lease ends before the job may")
+    if hold.expires_ms > lease.expires_ms:
+        raise UntrustedError("the leased hold outlives its lease")
+    if hold.issued_ms < lease.issued_ms - CLOCK_SKEW_MS_MAX:
+        raise UntrustedError("the leased hold is older than its lease")

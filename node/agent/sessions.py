@@ -12,13 +12,14 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import trio
 
-from node.agent.attempt import Attempt, AttemptState
+from node.agent.attempt import Attempt, AttemptState, DeliveryNotes
 from node.agent.issuers import IssuerBook
-from node.agent.offer_rules import Capacity, check_offer, check_voucher
+from node.agent.offer_rules import Capacity, check_offer
+from node.agent.payment import LeaseUse, PaymentFrame, Payments
+from node.agent.runtime_port import Runtime
 from node.errors import RuntimeRefusedError, RuntimeUnavailableError
 from node.limits import (
     DELIVERY_WAIT_S,
@@ -26,7 +27,6 @@ from node.limits import (
     SESSION_ATTEMPTS_MAX,
     VOUCHER_WAIT_S,
 )
-from node.runtime_process import JobSink, PreparedJob
 from p2p.allowed_terms import AllowedTerms
 from p2p.clock import Clock
 from p2p.codec import Message
@@ -43,6 +43,7 @@ from p2p.job_messages import (
     RefuseFrame,
     VoucherFrame,
 )
+from p2p.lease_messages import LeaseVoucherFrame
 from p2p.limits import HEARTBEAT_INTERVAL_S
 from p2p.link import Link
 from p2p.membership import Membership
@@ -51,30 +52,6 @@ from p2p.signing import KeyPair, open_signed
 from p2p.types import NetworkId, public_key_of
 
 log = logging.getLogger(__name__)
-
-
-class Runtime(Protocol):
-    """What the agent needs of the runtime (`node.runtime_process.RuntimeProcess`)."""
-
-    async def prepare(
-        self,
-        request: bytes,
-        *,
-        output_tokens_max: int,
-        seed: int,
-        resume_tokens: tuple[int, ...],
-        cache_scope: bytes,
-    ) -> PreparedJob:
-        """Render and tokenise. Raises: RuntimeRefusedError, RuntimeUnavailableError."""
-        ...
-
-    def start(self, number: int, sink: JobSink) -> None:
-        """Generate; output goes to the sink (`on_end("failed", ...)` if the job is gone)."""
-        ...
-
-    def cancel(self, number: int) -> None:
-        """Stop a job; `on_end("cancelled", ...)` follows if it was started."""
-        ...
 
 
 class Agent:
@@ -95,6 +72,7 @@ class Agent:
         active: Callable[[], bool],
         tokens_per_second: Callable[[], float],
         clock_ms: Clock,
+        accept_leases: bool = True,
     ) -> None:
         """Serve one model with `slots` jobs at once and `queue_jobs_max` waiting.
 
@@ -111,6 +89,9 @@ class Agent:
         self.slots = slots
         self.clock_ms = clock_ms
         self.issuers = IssuerBook(network, membership, configuration)
+        self.leases = LeaseUse(clock_ms)
+        self.claims: DeliveryNotes | None = None
+        self.accept_leases = accept_leases
         self.draining = False
         self.jobs = 0
         self.jobs_done = 0
@@ -161,7 +142,7 @@ class Agent:
 class _Pending:
     """What came for an offer while it was being prepared."""
 
-    voucher: VoucherFrame | None = None
+    payment: PaymentFrame | None = None
     cancelled: bool = False
 
 
@@ -176,6 +157,13 @@ class JobSession:
         self._attempts: dict[int, Attempt] = {}
         self._pending: dict[int, _Pending] = {}
         self._nursery: trio.Nursery | None = None
+        self._payments = Payments(
+            agent.network,
+            self._gateway_key,
+            agent.issuers,
+            agent.leases,
+            accept_leases=agent.accept_leases,
+        )
 
     async def run(self) -> None:
         """Serve until the link ends. Raises: SessionLostError, MalformedError."""
@@ -195,6 +183,7 @@ class JobSession:
                 if attempt.state is not AttemptState.ENDED:
                     attempt.state = AttemptState.ENDED  # first: nothing more is counted or sent
                     self._agent.runtime.cancel(attempt.runtime_number)
+                    self._payments.end(attempt.offer, attempt.lease, *attempt.counts)
                     self._agent.count_jobs(-1)
             self._attempts.clear()
         if failure is not None:
@@ -205,8 +194,8 @@ class JobSession:
             match item:
                 case OfferFrame():
                     self._on_offer(item)
-                case VoucherFrame():
-                    self._on_voucher(item)
+                case VoucherFrame() | LeaseVoucherFrame():
+                    self._on_payment(item)
                 case CancelFrame():
                     self._on_cancel(item)
                 case DeliveryFrame():
@@ -270,8 +259,8 @@ class JobSession:
             self._cancel(attempt)
             return
         attempt.accept()
-        if pending.voucher is not None:
-            self._start(attempt, pending.voucher)
+        if pending.payment is not None:
+            self._start(attempt, pending.payment)
 
     async def _prepare(self, frame: OfferFrame) -> Attempt:
         agent = self._agent
@@ -320,26 +309,34 @@ class JobSession:
             on_ended=self._on_attempt_ended,
         )
 
-    # --- vouchers ------------------------------------------------------------------------------
-    def _on_voucher(self, frame: VoucherFrame) -> None:
+    # --- vouchers and leases --------------------------------------------------------------------
+    def _on_payment(self, frame: PaymentFrame) -> None:
+        self._payments.note(frame, self._agent.clock_ms())
         pending = self._pending.get(frame.number)
         if pending is not None:
-            pending.voucher = frame
+            pending.payment = frame
             return
         attempt = self._attempts.get(frame.number)
         if attempt is not None and attempt.state is AttemptState.ACCEPTED:
             self._start(attempt, frame)
 
-    def _start(self, attempt: Attempt, frame: VoucherFrame) -> None:
-        now_ms = self._agent.clock_ms()
+    def _start(self, attempt: Attempt, frame: PaymentFrame) -> None:
         try:
-            voucher = self._agent.issuers.open_voucher(frame.voucher, frame.issuer_chain, now_ms)
-            check_voucher(voucher, attempt.offer, now_ms)
+            lease = self._payments.check(attempt.offer, frame, self._agent.clock_ms())
+            self._payments.begin(attempt.offer, lease)
+            attempt.lease = lease
             self._agent.issuers.use_once(attempt.offer)
         except P2PError as error:
             self._agent.runtime.cancel(attempt.runtime_number)
-            attempt.on_end("failed", f"voucher refused: {error}")
+            if isinstance(error, RefusedError):
+                attempt.state = AttemptState.ENDED
+                retry_after_ms = int((error.retry_after_s or 0) * 1000)
+                self._send(RefuseFrame(frame.number, error.code, str(error), retry_after_ms))
+                self._on_attempt_ended(attempt)
+            else:
+                attempt.on_end("failed", f"voucher refused: {error}")
             return
+        attempt.paid_by(frame, lease, self._agent.claims)
         attempt.state = AttemptState.RUNNING
         self._agent.runtime.start(attempt.runtime_number, attempt)
 
@@ -369,6 +366,7 @@ class JobSession:
             del self._attempts[frame.number]
 
     def _on_attempt_ended(self, attempt: Attempt) -> None:
+        self._payments.end(attempt.offer, attempt.lease, *attempt.counts)
         self._agent.count_jobs(-1)
         attempt.ended_at_ms = self._agent.clock_ms()
         if attempt.output_tokens == 0:

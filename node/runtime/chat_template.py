@@ -10,16 +10,47 @@ continued by another node.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2 import meta, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from node.errors import ModelFileError, RuntimeRefusedError
 from node.limits import CHAT_TEMPLATE_BYTES_MAX, PROMPT_CHARACTERS_MAX
+
+_SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
+
+
+class _Generation(Extension):
+    """transformers' `{% generation %}`: it marks what assistants said, for training only."""
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+_Generation.tags = {"generation"}
+
+
+class _Arguments(dict[str, Any]):
+    """A call's arguments: an object for templates that look into it, and its JSON for those that
+    write it out as a text."""
+
+    def __str__(self) -> str:
+        return _to_json(self)
+
+    def __add__(self, other: Any) -> str:
+        return str(self) + str(other)
+
+    def __radd__(self, other: Any) -> str:
+        return str(other) + str(self)
 
 
 class ChatTemplate:
@@ -33,15 +64,20 @@ class ChatTemplate:
         if len(source.encode()) > CHAT_TEMPLATE_BYTES_MAX:
             raise ModelFileError(f"the chat template has more than {CHAT_TEMPLATE_BYTES_MAX} bytes")
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols], autoescape=False
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[loopcontrols, _Generation],
+            autoescape=False,
         )
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise_exception
         try:
             self._template = environment.from_string(source)
+            self._takes_tools = "tools" in meta.find_undeclared_variables(environment.parse(source))
         except (jinja2.TemplateError, RecursionError) as error:
             raise ModelFileError(f"the chat template is not valid jinja2: {error}") from error
         self._tokens = {"bos_token": bos, "eos_token": eos}
+        self._ids_are_short = "[TOOL_CALLS]" in source
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
@@ -49,11 +85,13 @@ class ChatTemplate:
         """Render a chat up to the place where the assistant's answer begins.
 
         Raises: RuntimeRefusedError `bad_request` if the template refuses the messages or fails on
-        them.
+        them; `unsupported` if there are tools and it does not show them to the model.
         """
+        if tools and not self._takes_tools:
+            raise RuntimeRefusedError("unsupported", "this model's chat template takes no tools")
         values = {
             **self._tokens,
-            "messages": _with_parsed_arguments(messages),
+            "messages": self._with_objects(messages),
             "tools": list(tools) or None,
             "add_generation_prompt": True,
         }
@@ -80,6 +118,27 @@ class ChatTemplate:
             )
         return "".join(pieces)
 
+    def _with_objects(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Give tool calls their arguments as objects, as templates expect; OpenAI sends JSON text.
+
+        Mistral's templates take only IDs of nine letters and digits: others get such a name.
+        """
+        result = []
+        for message in messages:
+            copy = dict(message)
+            calls = copy.get("tool_calls")
+            if isinstance(calls, list):
+                copy["tool_calls"] = [self._short(_parsed_call(call), "id") for call in calls]
+            result.append(self._short(copy, "tool_call_id"))
+        return result
+
+    def _short(self, item: Any, key: str) -> Any:
+        name = item.get(key) if isinstance(item, dict) else None
+        if not self._ids_are_short or not isinstance(name, str) or _SHORT_ID.fullmatch(name):
+            return item
+        short = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:9]
+        return {**item, key: short}
+
 
 class _TemplateRefusal(jinja2.TemplateError):
     """The template itself refused the messages."""
@@ -93,18 +152,6 @@ def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, 
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
 
 
-def _with_parsed_arguments(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Give tool calls their arguments as objects, as templates expect; OpenAI sends JSON text."""
-    result = []
-    for message in messages:
-        copy = dict(message)
-        calls = copy.get("tool_calls")
-        if isinstance(calls, list):
-            copy["tool_calls"] = [_parsed_call(call) for call in calls]
-        result.append(copy)
-    return result
-
-
 def _parsed_call(call: Any) -> Any:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
@@ -113,4 +160,6 @@ def _parsed_call(call: Any) -> Any:
         arguments = json.loads(function["arguments"])
     except (ValueError, RecursionError):
         return call
+    if isinstance(arguments, dict):
+        arguments = _Arguments(arguments)
     return {**call, "function": {**function, "arguments": arguments}}

@@ -23,16 +23,14 @@ import numpy
 from llama_cpp import llama_grammar
 
 from node.errors import ModelFileError, RuntimeRefusedError
-from node.limits import (
-    GRAMMAR_CHARACTERS_MAX,
-    PREFILL_TOKENS_PER_STEP_MAX,
-)
+from node.limits import PREFILL_TOKENS_PER_STEP_MAX
 from node.runtime.batching import BatchingEngine
 from node.runtime.chat_template import ChatTemplate
 from node.runtime.engine import EngineFacts, EngineSettings
 from node.runtime.model import Chunk
 from node.runtime.sampling import SamplingSettings, draw_seed
 from node.runtime.standard_error import silenced_stderr
+from node.runtime.tool_grammar import TOOL_MARKS, call_form, grammar_of
 
 _FLASH_ATTENTION_ON = 1
 _LOG_LEVEL_WARNING = 3
@@ -66,7 +64,10 @@ class LlamaModel:
         self._add_bos = bool(llama_cpp.llama_vocab_get_add_bos(self.vocab))
         self._bos = self._token_text(llama_cpp.llama_vocab_bos(self.vocab))
         eos = self._token_text(llama_cpp.llama_vocab_eos(self.vocab))
-        self.template = ChatTemplate(self._template_source(), bos=self._bos, eos=eos)
+        source = self._template_source()
+        self.template = ChatTemplate(source, bos=self._bos, eos=eos)
+        self._call_form = call_form(source)
+        self._shown_tokens = {token for mark in TOOL_MARKS for token in self._token_of(mark)}
         self.facts = EngineFacts(
             context_tokens=context_tokens,
             slots=settings.slots,
@@ -109,6 +110,15 @@ class LlamaModel:
             return ""
         return str(llama_cpp.llama_vocab_get_text(self.vocab, token).decode(errors="replace"))
 
+    def _token_of(self, mark: str) -> list[int]:
+        """The one token whose text is a mark, if the vocabulary has it."""
+        raw = mark.encode()
+        buffer = (llama_cpp.llama_token * (len(raw) + 8))()
+        count = llama_cpp.llama_tokenize(
+            self.vocab, raw, len(raw), buffer, len(buffer), False, True
+        )
+        return [buffer[0]] if count == 1 else []
+
     def tokenize(self, prompt: str) -> list[int]:
         """Give the tokens of a rendered prompt; the begin token is never doubled."""
         raw = prompt.encode("utf-8", errors="replace")
@@ -122,15 +132,17 @@ class LlamaModel:
         return list(buffer[:count])
 
     def piece(self, token: int) -> bytes:
-        """Give the bytes that a token stands for; control tokens stand for nothing."""
+        """Give the bytes that a token stands for; control tokens stand for nothing, except the
+        marks of tool calls."""
         piece = self._pieces.get(token)
         if piece is None:
+            shown = token in self._shown_tokens
             buffer = ctypes.create_string_buffer(_PIECE_BYTES)
-            size = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, False)
+            size = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, shown)
             if size < 0:
                 buffer = ctypes.create_string_buffer(-size)
                 size = llama_cpp.llama_token_to_piece(
-                    self.vocab, token, buffer, len(buffer), 0, False
+                    self.vocab, token, buffer, len(buffer), 0, shown
                 )
             piece = self._pieces[token] = buffer.raw[: max(size, 0)]
         return piece
@@ -147,9 +159,10 @@ class LlamaModel:
                     "bad_request",
                     f"logit_bias names token {token}; this model has {self.vocabulary_size}",
                 )
-        grammar = None
-        if settings.json_schema is not None:
-            grammar = _new_grammar(self.vocab, _grammar_text(settings.json_schema))
+        text = grammar_of(
+            settings, self._call_form, llama_grammar.json_schema_to_gbnf, llama_grammar.JSON_GBNF
+        )
+        grammar = None if text is None else _new_grammar(self.vocab, text)
         return LlamaSampler(self, settings, seed, grammar)
 
     def decode(self, chunks: Sequence[Chunk]) -> list[int]:
@@ -349,23 +362,6 @@ def _new_chain(model: LlamaModel, settings: SamplingSettings) -> Any:
             add(llama_cpp.llama_sampler_init_min_p(settings.min_p, 1))
         add(llama_cpp.llama_sampler_init_temp(settings.temperature))
     return chain
-
-
-def _grammar_text(json_schema: str) -> str:
-    if json_schema == "{}":
-        return str(llama_grammar.JSON_GBNF)
-    try:
-        text = str(llama_grammar.json_schema_to_gbnf(json_schema))
-    except Exception as error:
-        # A converter of somebody else on a caller's schema: whatever it raises is a refusal.
-        raise RuntimeRefusedError(
-            "bad_request", f"the JSON schema cannot be used ({type(error).__name__})"
-        ) from error
-    if len(text) > GRAMMAR_CHARACTERS_MAX:
-        raise RuntimeRefusedError(
-            "bad_request", "the JSON schema makes a grammar that is too large"
-        )
-    return text
 
 
 def _new_grammar(vocab: Any, text: str) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from node.limits import (
     SCHEMA_REPEAT_MAX,
     STOP_CHARACTERS_MAX,
     STOP_STRINGS_MAX,
+    TOOLS_MAX,
     TOP_K_MAX,
 )
 
@@ -36,7 +38,17 @@ _UNSUPPORTED = (
     "audio",
     "web_search_options",
 )
+_FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NUMBER_LIMITS = ("minLength", "maxLength", "minItems", "maxItems")
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedCalls:
+    """The answer must be a call of one of these functions: names and JSON texts of the schemas of
+    their parameters. `several`: more than one call may follow each other."""
+
+    functions: tuple[tuple[str, str], ...]
+    several: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +67,7 @@ class SamplingSettings:
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     json_schema: str | None = None
+    forced_calls: ForcedCalls | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +107,11 @@ def read_request(data: bytes) -> ChatRequest:
         raise _unsupported("n other than 1 is not supported by this runtime")
     if fields.get("modalities") not in (None, ["text"]):
         raise _unsupported("modalities other than text are not supported by this runtime")
+    forced_calls = _forced_calls(fields)
+    tools = _tools(fields)
     return ChatRequest(
         messages=_messages(fields.get("messages")),
-        tools=_tools(fields),
+        tools=tools,
         stop_strings=_stop_strings(fields.get("stop")),
         output_tokens_max=_output_tokens_max(fields),
         sampling=SamplingSettings(
@@ -108,6 +123,7 @@ def read_request(data: bytes) -> ChatRequest:
             frequency_penalty=_number(fields, "frequency_penalty", 0.0, -2.0, 2.0),
             logit_bias=_logit_bias(fields.get("logit_bias")),
             json_schema=_json_schema(fields.get("response_format")),
+            forced_calls=forced_calls,
         ),
     )
 
@@ -226,24 +242,87 @@ def _content(value: Any, index: int) -> str:
     return "".join(texts)
 
 
-def _tools(fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    choice = fields.get("tool_choice")
-    if choice not in (None, "auto", "none"):
-        raise _unsupported("tool_choice other than auto and none is not supported by this runtime")
+def _functions(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The functions of a request's tools, checked."""
     tools = fields.get("tools")
-    if tools is None or choice == "none":
-        return ()
-    if not isinstance(tools, list):
-        raise _bad("tools must be a list")
+    if tools is None:
+        return []
+    if not isinstance(tools, list) or len(tools) > TOOLS_MAX:
+        raise _bad(f"tools must be a list of at most {TOOLS_MAX}")
+    functions = []
     for index, tool in enumerate(tools):
         function = tool.get("function") if isinstance(tool, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        name = function.get("name") if isinstance(function, dict) else None
+        if not isinstance(function, dict) or not isinstance(name, str):
             raise _bad(f"tools[{index}].function.name is missing")
-        parameters = function.setdefault("parameters", {"type": "object"})
-        if not isinstance(parameters, dict):
+        if not _FUNCTION_NAME.fullmatch(name):
+            raise _bad(f"tools[{index}].function.name is no name of a function")
+        if not isinstance(function.get("parameters"), dict | None):
             raise _bad(f"tools[{index}].function.parameters must be an object")
-        parameters.setdefault("properties", {})
+        functions.append(function)
+    return functions
+
+
+def _tools(fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """The tools as templates expect them; they look into parameters and properties unasked."""
+    functions = _functions(fields)
+    if fields.get("tool_choice") == "none":
+        return ()
+    tools = []
+    for tool, function in zip(fields.get("tools") or (), functions, strict=True):
+        parameters = {"type": "object", "properties": {}, **(function.get("parameters") or {})}
+        tools.append({**tool, "function": {**function, "parameters": parameters}})
     return tuple(tools)
+
+
+def _forced_calls(fields: Mapping[str, Any]) -> ForcedCalls | None:
+    """Which calls `tool_choice` forces, if it does."""
+    choice = fields.get("tool_choice")
+    if choice in (None, "auto", "none"):
+        return None
+    functions = _functions(fields)
+    if isinstance(choice, dict):
+        if choice.get("type") != "function":
+            raise _unsupported("tool_choice other than a function is not supported by this runtime")
+        chosen = choice.get("function")
+        name = chosen.get("name") if isinstance(chosen, dict) else None
+        functions = [function for function in functions if function["name"] == name]
+    elif choice != "required":
+        raise _bad("tool_choice must be none, auto, required or a function")
+    if not functions:
+        raise _bad("tool_choice asks for a function that is not among the tools")
+    return ForcedCalls(
+        tuple((function["name"], _parameters_schema(function)) for function in functions),
+        several=choice == "required" and fields.get("parallel_tool_calls") is not False,
+    )
+
+
+def _parameters_schema(function: Mapping[str, Any]) -> str:
+    """The schema of a function's arguments; without one it takes none.
+
+    A `pattern` is left out unless the function is `strict`: a grammar cannot follow it, and OpenAI
+    promises it for strict functions only.
+    """
+    schema = function.get("parameters")
+    if not schema:
+        schema = {"type": "object", "properties": {}}
+    if not function.get("strict"):
+        schema = _without_patterns(schema, SCHEMA_DEPTH_MAX)
+    return _schema_text(schema)
+
+
+def _without_patterns(node: Any, depth: int) -> Any:
+    if depth < 0:
+        return node  # refused by the check that follows
+    if isinstance(node, list):
+        return [_without_patterns(item, depth - 1) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: _without_patterns(item, depth - 1)
+        for key, item in node.items()
+        if not (key == "pattern" and isinstance(item, str))
+    }
 
 
 def _json_schema(value: Any) -> str | None:
@@ -260,6 +339,10 @@ def _json_schema(value: Any) -> str | None:
     schema = wrapper.get("schema") if isinstance(wrapper, dict) else None
     if not isinstance(schema, dict):
         raise _bad("response_format.json_schema.schema must be an object")
+    return _schema_text(schema)
+
+
+def _schema_text(schema: dict[str, Any]) -> str:
     _check_schema(schema)
     text = json.dumps(schema)
     if len(text) > SCHEMA_CHARACTERS_MAX:

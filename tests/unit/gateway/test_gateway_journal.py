@@ -7,7 +7,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.peer.journal import SettlementJournal
+from gateway.peer.journal import SettlementJournal, hold_of
+from p2p.lease_messages import LeasedCapture, LeasedHold
 from p2p.ledger_messages import CaptureLeg, CaptureRequest
 from p2p.signing import Signed
 from tests.fakes.trust import GATEWAY, NETWORK
@@ -78,3 +79,28 @@ def test_any_history(tmp_path_factory: object, steps: list[tuple[str, int]]) -> 
             model.pop(hold(number), None)
     journal.close()
     assert owed_after(path) == model
+
+
+def leased_capture(number: int, lease: int) -> Signed:
+    part = LeasedHold(hold(lease), hold(number), bytes(16), 5, 1, 2)
+    document = LeasedCapture(GATEWAY.sign(NETWORK, part), (LEG,), 1)
+    return GATEWAY.sign(NETWORK, document)
+
+
+def test_leases_and_what_is_owed_from_them(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = SettlementJournal(path)
+    journal.leased(hold(100), 5_000)
+    journal.leased(hold(101), 6_000)
+    journal.owe(hold(1), leased_capture(1, lease=100))
+    journal.lease_ended(hold(101))
+    journal.lease_ended(hold(102))  # never heard of
+    journal.flush()
+    for _ in range(2):  # the second time it was rewritten
+        again = SettlementJournal(path)
+        assert again.leases() == {hold(100): 5_000}
+        assert again.owed() == {hold(1): leased_capture(1, lease=100)}
+        assert hold_of(leased_capture(1, lease=100)) == (hold(1), hold(100))
+        again.close()
+    assert hold_of(capture(1)) == (hold(1), None)
+    journal.close()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import trio
+import trio.testing
 
 from gateway.errors import AuthenticationError, LedgerUnavailableError
 from gateway.limits import DISBELIEF_CACHE_S, GRANTS_CHECK_INTERVAL_S, KEY_REFUSAL_CACHE_S
 from gateway.peer.keys import KeyCache
 from p2p.api_keys import ApiKey
+from p2p.lease_messages import key_mark
 from tests.fakes.clocks import FakeClock
 from tests.fakes.ledger import FakeLedger, api_key
 from tests.fakes.trust import BOOTSTRAP, GATEWAY, NETWORK
@@ -112,3 +115,62 @@ async def test_both_secrets_of_a_key_that_is_rotated_are_cached(bench: Bench) ->
     assert bench.ledger.lookups == 2
     bench.cache.forget(renewed)
     assert bench.cache.cached(api_key()) is None
+
+
+# --- notices, and records beside a lease --------------------------------------------------------
+async def test_a_notice_makes_the_key_be_looked_up_again(bench: Bench) -> None:
+    await bench.cache.check(api_key())
+    bench.cache.forget_marked([key_mark("somebody"), key_mark("elses")])
+    assert bench.cache.cached(api_key()) is not None
+    bench.cache.forget_marked([key_mark(api_key().key_id)])
+    assert bench.cache.cached(api_key()) is None
+    bench.ledger.keys.clear()
+    with pytest.raises(AuthenticationError):
+        await bench.cache.check(api_key())
+
+
+async def test_an_answer_from_before_a_notice_is_not_kept(bench: Bench) -> None:
+    bench.ledger.delay_s = 0.05
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.cache.check, api_key())
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        bench.cache.forget_marked([key_mark(api_key().key_id)])
+    assert bench.cache.cached(api_key()) is None
+
+
+async def test_a_record_is_renewed_once_half_of_its_time_is_over(bench: Bench) -> None:
+    await bench.cache.check(api_key())
+    assert not bench.cache.wants_renewal(api_key())
+    bench.now_s += 2.6
+    assert bench.cache.wants_renewal(api_key())
+    assert not bench.cache.wants_renewal(api_key())  # it was said
+    await bench.cache.renew(api_key())
+    bench.now_s += 2.6
+    assert bench.cache.cached(api_key()) is not None
+    assert bench.cache.wants_renewal(api_key())
+
+
+async def test_a_stale_record_serves_only_its_own_secret(bench: Bench) -> None:
+    await bench.cache.check(api_key())
+    bench.now_s += 6.0
+    assert bench.cache.cached(api_key()) is None
+    assert bench.cache.stale(ApiKey(api_key().key_id, bytes(32)), 2.0) is None
+    assert bench.cache.stale(api_key(), 2.0) is not None
+    assert bench.cache.cached(api_key()) is not None
+    bench.now_s += 2.1
+    assert bench.cache.cached(api_key()) is None
+
+
+async def test_what_is_known_to_be_wrong_is_never_stale(bench: Bench) -> None:
+    await bench.cache.check(api_key())
+    bench.ledger.keys.clear()
+    bench.now_s += 6.0
+    with pytest.raises(AuthenticationError):
+        await bench.cache.check(api_key())
+    assert bench.cache.stale(api_key(), 2.0) is None
+    bench.ledger.keys.add(api_key())
+    bench.now_s += KEY_REFUSAL_CACHE_S + GRANTS_CHECK_INTERVAL_S
+    bench.ledger.forged = True
+    with pytest.raises(LedgerUnavailableError):
+        await bench.cache.check(api_key())
+    assert bench.cache.stale(api_key(), 2.0) is None

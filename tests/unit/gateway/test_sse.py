@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import AnswerFailedError
-from gateway.http.sse import DONE, ChunkWriter, error_event
+from gateway.http.call_objects import Call
+from gateway.http.sse import DONE, ChunkWriter, call_id, call_object, error_event
 from gateway.jobs import Done, ReceiptNote
 
 NOTE = ReceiptNote("cmVjZWlwdA==", "00ff", 12, "aa")
@@ -49,6 +50,31 @@ def test_closing() -> None:
     assert usage["usage"]["total_tokens"] == 7
     assert usage["resultity"]["receipt"] == NOTE.receipt
     assert DONE.endswith(b"[DONE]\n\n")
+
+
+@given(st.text(), st.booleans())
+def test_a_call_is_two_chunks(arguments: str, wants_usage: bool) -> None:
+    writer = ChunkWriter("chatcmpl-1", 5, "m", wants_usage=wants_usage)
+    chunks = read(writer.call(1, Call("f", arguments)))
+    first, second = (chunk["choices"][0] for chunk in chunks if isinstance(chunk, dict))
+    function = {"name": "f", "arguments": ""}
+    identity = call_id("chatcmpl-1", 1)
+    begun = {"index": 1, "id": identity, "type": "function", "function": function}
+    assert first["delta"] == {"tool_calls": [begun]}
+    assert second["delta"]["tool_calls"] == [{"index": 1, "function": {"arguments": arguments}}]
+    assert first["finish_reason"] is second["finish_reason"] is None
+    assert call_object("chatcmpl-1", 1, Call("f", ""))["id"] == identity
+
+
+def test_an_answer_of_calls_ends_with_its_text() -> None:
+    writer = ChunkWriter("chatcmpl-1", 5, "m", wants_usage=False)
+    last, _ = read(writer.closing(DONE_EVENT, "tool_calls", "{}"))
+    assert isinstance(last, dict)
+    assert last["choices"][0]["finish_reason"] == "tool_calls"
+    assert last["resultity"]["answer_text"] == "{}"
+    (opening,) = read(writer.opening(has_tools=True))
+    assert isinstance(opening, dict)
+    assert opening["choices"][0]["delta"] == {"role": "assistant", "content": None}
 
 
 def test_error_event() -> None:

@@ -26,6 +26,43 @@ def test_tool_call_arguments_become_objects() -> None:
     assert template.render([{"role": "assistant", "content": "", "tool_calls": [call]}]) == "Paris"
 
 
+def test_tool_call_arguments_written_out_are_json() -> None:
+    call = {"function": {"name": "f", "arguments": '{"a": [true, "ü"]}'}}
+    messages = [{"role": "assistant", "content": "", "tool_calls": [call]}]
+    for use in ("{{ a }}", "{{ '' + a }}", "{{ a + '' }}", "{{ a | tojson }}", "{{ '' ~ a }}"):
+        source = "{% set a = messages[0].tool_calls[0].function.arguments %}" + use
+        assert ChatTemplate(source).render(messages) == '{"a": [true, "ü"]}'
+
+
+def test_the_tag_for_training_changes_nothing() -> None:
+    source = "a{% generation %}{{ messages[0].content }}{% endgeneration %}c"
+    assert ChatTemplate(source).render([{"role": "user", "content": "b"}]) == "abc"
+
+
+def test_tools_that_the_model_would_not_see_are_refused() -> None:
+    with pytest.raises(RuntimeRefusedError, match="takes no tools") as caught:
+        ChatTemplate(SIMPLE).render([], [{"name": "f"}])
+    assert caught.value.code == "unsupported"
+
+
+def test_ids_get_the_form_that_mistral_takes() -> None:
+    call = {"id": "call_1", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "assistant", "content": "", "tool_calls": [call, {**call, "id": "abc123XYZ"}]},
+        {"role": "tool", "content": "1", "tool_call_id": "call_1"},
+    ]
+    source = (
+        "{{ messages[0].tool_calls[0].id }} {{ messages[0].tool_calls[1].id }} "
+        "{{ messages[1].tool_call_id }}"
+    )
+    assert ChatTemplate(source).render(messages) == "call_1 abc123XYZ call_1"
+    first, second, result = ChatTemplate(source + "{# [TOOL_CALLS] #}").render(messages).split()
+    assert first == result != "call_1"
+    assert first.isalnum()
+    assert len(first) == 9
+    assert second == "abc123XYZ"
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -5,91 +5,22 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from node.errors import ModelFileError, RuntimeRefusedError
-from node.runtime.batching import BatchingEngine, _common_length
-from node.runtime.engine import EngineSettings, JobRequest
+from node.runtime.batching import BatchingEngine
+from node.runtime.engine import EngineSettings
 from node.runtime.llama_engine import open_engine
-
-MODEL = Path(__file__).resolve().parents[3] / "resultity" / "models" / "tiny-chat-q8_0.gguf"
-
-
-@dataclass
-class Answer:
-    tokens: list[int] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    outcome: str = ""
-
-    @property
-    def text(self) -> str:
-        return "".join(self.texts)
-
-
-class Bench:
-    """Runs jobs on one engine."""
-
-    def __init__(self, engine: BatchingEngine) -> None:
-        self.engine = engine
-        self.answers: dict[int, Answer] = {}
-        self.number = 0
-        self.inputs: dict[int, int] = {}
-        self.cached: dict[int, int] = {}
-
-    def submit(
-        self,
-        question: str = "What is the capital of France?",
-        *,
-        seed: int = 1,
-        output_tokens_max: int = 60,
-        resume: tuple[int, ...] = (),
-        messages: list[Any] | None = None,
-        scope: bytes = b"",
-        **fields: Any,
-    ) -> int:
-        self.number += 1
-        fields.setdefault("temperature", 0)
-        chat = messages or [{"role": "user", "content": question}]
-        request = json.dumps({"messages": chat, **fields}).encode()
-        job = self.engine.prepare(
-            JobRequest(self.number, request, output_tokens_max, seed, resume, scope)
-        )
-        self.engine.start(job)
-        self.inputs[self.number] = job.input_tokens
-        self.answers[self.number] = Answer()
-        return self.number
-
-    def step(self) -> None:
-        result = self.engine.step()
-        self.cached.update((reuse.number, reuse.input_tokens) for reuse in result.reuses)
-        for output in result.outputs:
-            answer = self.answers[output.number]
-            assert not answer.outcome
-            answer.tokens += output.token_ids
-            answer.texts.append(output.text)
-        for end in result.ends:
-            assert not self.answers[end.number].outcome
-            self.answers[end.number].outcome = end.outcome
-
-    def run(self) -> None:
-        while self.engine.busy:
-            self.step()
-
-    def ask(self, question: str = "What is the capital of France?", **options: Any) -> Answer:
-        number = self.submit(question, **options)
-        self.run()
-        return self.answers[number]
+from tests.fakes.engine_bench import MODEL, demo_engine
+from tests.fakes.engine_bench import EngineBench as Bench
 
 
 @pytest.fixture(scope="module")
 def engine() -> BatchingEngine:
-    return open_engine(EngineSettings(str(MODEL), slots=4, context_tokens=1024, threads=1))
+    return demo_engine()
 
 
 @pytest.fixture
@@ -372,72 +303,3 @@ def test_random_joins_and_cancels_change_nobody_elses_answer(bench: Bench) -> No
         else:
             assert (mixed.tokens, mixed.text) == (alone.tokens, alone.text)
             assert mixed.outcome == alone.outcome
-
-
-# --- the cache of earlier prompts ---------------------------------------------------------------
-STORY = "Once upon a time there was a small red house by the sea, and in it lived an old man. " * 2
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_reused_cache_changes_no_answer(bench: Bench, seed: int) -> None:
-    """Conversations that go on: each turn finds the last one in the cache, and answers the same."""
-    draw = random.Random(seed)
-    for _ in range(3):
-        fields = {"temperature": draw.choice([0, 0.8]), "seed": draw.randrange(100)}
-        messages = [{"role": "user", "content": STORY[: draw.randrange(80, len(STORY))]}]
-        for _ in range(3):
-            cold = bench.ask(messages=messages, **fields)
-            warm_number = bench.submit(messages=messages, scope=b"account", **fields)
-            bench.run()
-            warm = bench.answers[warm_number]
-            assert warm.tokens == cold.tokens
-            assert warm.text == cold.text
-            messages = [
-                *messages,
-                {"role": "assistant", "content": cold.text or "Yes."},
-                {"role": "user", "content": draw.choice(["Why?", "And then?", "Who was it?"])},
-            ]
-    assert bench.engine.stats().cached_tokens > 0
-
-
-def test_only_the_same_scope_finds_a_prompt_in_the_cache(bench: Bench) -> None:
-    messages = [{"role": "user", "content": STORY}]
-    first = bench.submit(messages=messages, scope=b"one")
-    bench.run()
-    for scope in (b"other", b""):
-        bench.submit(messages=messages, scope=scope)
-        bench.run()
-    assert bench.cached == {}
-    again = bench.submit(messages=messages, scope=b"one")
-    bench.run()
-    assert list(bench.cached) == [again]
-    prompt = bench.inputs[first]
-    assert bench.cached[again] == prompt - 1  # the last token is always computed
-
-
-def test_caches_give_way_when_slots_are_needed(bench: Bench) -> None:
-    slots = bench.engine.facts.slots
-    for number in range(3 * slots):
-        bench.submit(f"{number} {STORY}", scope=b"%d" % number, output_tokens_max=2)
-    bench.run()
-    assert all(answer.outcome == "length" for answer in bench.answers.values())
-    # The newest are still there.
-    bench.submit(f"{3 * slots - 1} {STORY}", scope=b"%d" % (3 * slots - 1), output_tokens_max=2)
-    bench.run()
-    assert len(bench.cached) == 1
-
-
-@given(
-    st.lists(st.integers(0, 3), max_size=40),
-    st.lists(st.integers(0, 3), max_size=40),
-    st.integers(0, 40),
-)
-def test_the_common_length_is_that_of_the_common_beginning(
-    first: list[int], second: list[int], shared: int
-) -> None:
-    first = second[:shared] + first
-    expected = next(
-        (place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
-        min(len(first), len(second)),
-    )
-    assert _common_length(first, second) == expected

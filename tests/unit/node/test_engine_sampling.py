@@ -72,6 +72,14 @@ def test_everything_is_read() -> None:
         {"messages": [{"role": "robot", "content": "Hi"}]},
         {"messages": [{"role": "user", "content": 3}]},
         {"tools": [{}]},
+        {"tools": [{"function": {"name": "a b"}}]},
+        {"tools": [{"function": {"name": "f", "parameters": 1}}]},
+        {"tool_choice": "required"},
+        {"tool_choice": "perhaps", "tools": [{"function": {"name": "f"}}]},
+        {
+            "tool_choice": {"type": "function", "function": {"name": "g"}},
+            "tools": [{"function": {"name": "f"}}],
+        },
         {"response_format": {"type": "xml"}},
         {"response_format": {"type": "json_schema"}},
     ],
@@ -88,7 +96,7 @@ def test_bad_requests_name_the_field(fields: dict[str, Any]) -> None:
     [
         {"logprobs": True},
         {"n": 2},
-        {"tool_choice": "required"},
+        {"tool_choice": {"type": "custom"}},
         {"modalities": ["audio"]},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
         {
@@ -160,3 +168,30 @@ def test_draw_seed_never_means_random(seed: int, position: int) -> None:
     assert 0 <= value < 2**32 - 1
     assert value == draw_seed(seed, position)
     assert value != draw_seed(seed, position + 1)
+
+
+def test_tools_get_what_templates_look_into() -> None:
+    chat = read(tools=[{"type": "function", "function": {"name": "f"}}])
+    assert chat.tools[0]["function"]["parameters"] == {"type": "object", "properties": {}}
+    assert chat.sampling.forced_calls is None
+    assert read(tools=[{"function": {"name": "f"}}], tool_choice="none").tools == ()
+
+
+def test_forced_calls() -> None:
+    tools = [
+        {"function": {"name": "f", "parameters": {"properties": {"pattern": {"pattern": "a+"}}}}},
+        {"function": {"name": "g"}},
+    ]
+    forced = read(tools=tools, tool_choice="required").sampling.forced_calls
+    assert forced.several
+    assert [name for name, _ in forced.functions] == ["f", "g"]
+    assert json.loads(forced.functions[0][1]) == {"properties": {"pattern": {}}}
+    chosen = {"type": "function", "function": {"name": "g"}}
+    forced = read(tools=tools, tool_choice=chosen).sampling.forced_calls
+    assert [name for name, _ in forced.functions] == ["g"]
+    assert not forced.several
+    alone = read(tools=tools, tool_choice="required", parallel_tool_calls=False)
+    assert not alone.sampling.forced_calls.several
+    tools[0]["function"]["strict"] = True
+    with pytest.raises(RuntimeRefusedError, match="pattern"):
+        read(tools=tools, tool_choice="required")

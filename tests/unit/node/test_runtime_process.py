@@ -34,6 +34,9 @@ class Sink:
     first: trio.Event = field(default_factory=trio.Event)
     ended: trio.Event = field(default_factory=trio.Event)
 
+    def on_cached(self, input_tokens: int) -> None:
+        assert not self.tokens
+
     def on_output(self, token_ids: tuple[int, ...], text: str) -> None:
         assert not self.ends
         self.tokens += token_ids

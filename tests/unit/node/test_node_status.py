@@ -1,0 +1,146 @@
+"""What an operator sees: why a node is idle, the status file, the metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import urllib.request
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from prometheus_client.parser import text_string_to_metric_families
+
+from node.errors import MetricsPortError
+from node.observation.observer import Observer
+from node.observation.status import NodeStatus, read_status
+from p2p.errors import MalformedError, PeerUnavailableError
+from p2p.ledger_messages import EarningsStatement
+
+STATUS = NodeStatus(
+    network="test-" + "0" * 32,
+    peer_id="12D3KooWnode",
+    account_id="acct-1",
+    pid=1,
+    started_ms=1_000,
+    at_ms=61_000,
+    certificate_expires_ms=10**12,
+    model="Tiny",
+    model_digest="00",
+    model_state="active",
+    bootstrap="12D3KooWbootstrap",
+    gateways=1,
+    draining=False,
+    sandboxed=True,
+    runtime_ready=True,
+    runtime_restarts=0,
+    reproducible=True,
+    slots=4,
+    jobs_running=0,
+    jobs_waiting=0,
+    jobs_done=3,
+    claims_waiting=2,
+    tokens_per_second=12.5,
+    steps=10,
+    prefill_tokens=70,
+    cached_tokens=30,
+    output_tokens=25,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"jobs_running": 1}, ""),
+        ({"jobs_waiting": 1, "bootstrap": ""}, ""),
+        ({}, "no gateway has a job"),
+        ({"gateways": 0}, "no gateway has a session"),
+        ({"model_state": "failed", "gateways": 0}, "failed"),
+        ({"model_state": "inactive"}, "does not approve"),
+        ({"runtime_ready": False, "model_state": "pending"}, "runtime is starting"),
+        ({"bootstrap": "", "runtime_ready": False}, "no bootstrap"),
+        ({"draining": True, "bootstrap": ""}, "draining"),
+    ],
+)
+def test_why_it_is_idle(change: dict[str, object], words: str) -> None:
+    reason = dataclasses.replace(STATUS, **change).idle_reason
+    assert (reason == "") if not words else (words in reason)
+
+
+def test_a_status_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    for status in (STATUS, dataclasses.replace(STATUS, earned=5, earned_unmatured=2)):
+        path.write_bytes(status.to_json())
+        assert read_status(path) == status
+    for content in (b"", b"[]", b"{}", STATUS.to_json().replace(b"status/1", b"status/2")):
+        path.write_bytes(content)
+        with pytest.raises(MalformedError):
+            read_status(path)
+
+
+class Node:
+    """Something to look at."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.asked = 0
+        self.observer = Observer(path, self.look, self.ask_earnings)
+
+    def look(self, gateways: int, earnings: EarningsStatement | None) -> NodeStatus:
+        return dataclasses.replace(
+            STATUS,
+            at_ms=int(trio.current_time() * 1000),
+            gateways=gateways,
+            earned=earnings.earned if earnings else None,
+        )
+
+    async def ask_earnings(self) -> EarningsStatement:
+        self.asked += 1
+        if self.asked == 1:
+            raise PeerUnavailableError("no bootstrap")
+        return EarningsStatement(7, 0, 1)
+
+
+async def test_it_looks_every_second_and_asks_the_ledger_every_minute(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    node = Node(tmp_path / "status.json")
+    released = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(node.observer.run)
+        serve = node.observer.counting(lambda stream: released.wait())
+        nursery.start_soon(serve, None)  # type: ignore[arg-type]
+        await trio.sleep(2.5)
+        first = read_status(node.path)
+        assert (first.gateways, first.earned) == (1, None)
+        released.set()
+        await trio.sleep(60)
+        later = read_status(node.path)
+        assert (later.gateways, later.earned) == (0, 7)
+        assert later.at_ms >= first.at_ms + 59_000
+        nursery.cancel_scope.cancel()
+    assert not node.path.exists()
+
+
+async def test_prometheus_sees_what_the_operator_sees(tmp_path: Path) -> None:
+    node = Node(tmp_path / "status.json")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(node.observer.run)
+        port = await nursery.start(node.observer.serve_metrics, 0)
+        while node.observer.latest is None:
+            await trio.sleep(0.01)
+        url = f"http://127.0.0.1:{port}/metrics"
+        text = await trio.to_thread.run_sync(lambda: urllib.request.urlopen(url).read().decode())
+        found = {
+            sample.name: sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+        assert found["resultity_node_jobs_done_total"] == 3
+        assert found["resultity_node_batch_fill"] == 2.5
+        assert found["resultity_node_cached_tokens_total"] == 30
+        assert found["resultity_node_model_active"] == 1
+        second = Node(tmp_path / "second.json")
+        with pytest.raises(MetricsPortError, match=str(port)):
+            await second.observer.serve_metrics(port)
+        nursery.cancel_scope.cancel()
