@@ -20,9 +20,11 @@ COMMANDS = {
     "account": ("resultity.commands.account:account", "Open accounts, keep their keys."),
     "namespace": ("resultity.commands.namespace:namespace", "Open and list namespaces."),
     "key": ("resultity.commands.key:key", "Create, list, rotate and revoke API keys."),
+    "payments": ("resultity.commands.payments:payments", "Take payments for credit."),
     "admin": ("resultity.commands.admin:admin", "Grant credit."),
     "usage": ("resultity.commands.usage:usage", "See what was used."),
     "rcp": ("resultity.commands.rcp:rcp", "See contribution points."),
+    "dispute": ("resultity.commands.dispute:dispute", "Contest a charge, answer, decide."),
     "receipt": ("resultity.commands.receipt:receipt", "Verify a receipt."),
 }
 

@@ -18,6 +18,7 @@ from p2p.ledger_messages import (
     StatementRequest,
 )
 from p2p.limits import AMOUNT_MICROCREDITS_MAX
+from p2p.opening_messages import Referral
 from p2p.signing import KeyPair, Signed
 from p2p.types import AccountId, NetworkId
 from resultity.errors import SettingsError
@@ -139,6 +140,11 @@ def grant(
     """Make credit (microcredits) for a namespace, by a mint key."""
     document = Grant(os.urandom(16), account_id, namespace, amount, memo, now_ms)
     return mint.sign(network, document)
+
+
+def referral(keys: AccountKeys, network: NetworkId, referrer: AccountId, now_ms: int) -> Signed:
+    """Say who brought an account here."""
+    return keys.signing.sign(network, Referral(keys.account_id, referrer, now_ms))
 
 
 def statement_request(keys: AccountKeys, network: NetworkId, namespace: str, now_ms: int) -> Signed:

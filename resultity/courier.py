@@ -32,7 +32,7 @@ class Courier:
 
         Args:
             document: a signed AccountFounding, NamespaceOpening, KeyCreation, KeyRevocation,
-                ApiKeyRotation, AccountKeyChange or Grant.
+                ApiKeyRotation, AccountKeyChange, InvitedFounding, Referral or Grant.
         Raises: GatewayCallError with the ledger's code and reason.
         """
         return self.send("operation", document, TransferResult)
@@ -44,9 +44,19 @@ class Courier:
             what: `operation`, `statement`, `earnings`, `usage`, `rcp`, ...
         Raises: GatewayCallError.
         """
+        try:
+            return decode_message(self.carry(what, document), answer)
+        except P2PError as error:
+            raise GatewayCallError(f"{self._root} gave an answer that cannot be read") from error
+
+    def carry(self, what: str, document: Message) -> bytes:
+        """Send a document or a question, and give the answer as it came.
+
+        Raises: GatewayCallError.
+        """
         text = base64.b64encode(encode_message(document)).decode("ascii")
         result = post_json(f"{self._root}/resultity/v1/ledger/{what}", {"signed": text})
         try:
-            return decode_message(base64.b64decode(result["result"], validate=True), answer)
-        except (KeyError, TypeError, binascii.Error, P2PError) as error:
+            return base64.b64decode(result["result"], validate=True)
+        except (KeyError, TypeError, binascii.Error) as error:
             raise GatewayCallError(f"{self._root} gave an answer that cannot be read") from error

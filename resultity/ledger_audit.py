@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from ledger.store.audit.report import AuditReport
+from ledger.store.audit.whole import audit_with_definitions
 from ledger.store.database import open_engine
-from ledger.store.log_audit import audit
-from ledger.store.log_audit_report import AuditReport
-from ledger.store.log_proofs import inclusion_reply
+from ledger.store.log.proofs import inclusion_reply
+from ledger.store.mirror.copy import KnownKeys
 from ledger.store.reader import Query, Reader, T
 from p2p.codec import decode_message
 from p2p.errors import P2PError
 from p2p.log_messages import InclusionReply
-from p2p.network_configuration import open_configuration
+from p2p.network_configuration import NetworkConfiguration, open_configuration
 from p2p.signing import Signed
 from p2p.types import NetworkId
 from resultity.errors import SettingsError
@@ -24,19 +25,43 @@ def mint_keys(network: NetworkId, files: Sequence[Path]) -> frozenset[bytes]:
 
     Raises: SettingsError.
     """
+    return _keys(network, files, lambda configuration: configuration.grant_public_keys)
+
+
+def dispute_keys(network: NetworkId, files: Sequence[Path]) -> frozenset[bytes]:
+    """Read which keys may have decided disputes, as `mint_keys` does. Raises: SettingsError."""
+    return _keys(network, files, lambda configuration: configuration.decision_public_keys)
+
+
+def _keys(
+    network: NetworkId,
+    files: Sequence[Path],
+    keys_of: Callable[[NetworkConfiguration], Iterable[bytes]],
+) -> frozenset[bytes]:
     found: set[bytes] = set()
     for path in files:
         try:
             signed = decode_message(path.read_bytes(), Signed)
-            found.update(open_configuration(signed, network).grant_public_keys)
+            found.update(keys_of(open_configuration(signed, network)))
         except (P2PError, OSError) as error:
             raise SettingsError(f"{path}: {error}") from error
     return frozenset(found)
 
 
-def audit_database(url: str, network: NetworkId, mints: frozenset[bytes]) -> AuditReport:
+def known_keys(network: NetworkId, files: Sequence[Path]) -> KnownKeys:
+    """Read all keys that count, from configurations that the authority signed. Raises:
+    SettingsError."""
+    return KnownKeys(
+        mint_keys(network, files),
+        dispute_keys(network, files),
+        _keys(network, files, lambda configuration: configuration.log_public_keys),
+    )
+
+
+def audit_database(url: str, network: NetworkId, keys: KnownKeys) -> AuditReport:
     """Audit a ledger's database. Raises: StorageError."""
-    return _read(url, lambda connection: audit(connection, network, mints))
+    mints, deciders, logs = keys
+    return _read(url, lambda c: audit_with_definitions(c, network, mints, deciders, logs))
 
 
 def prove_from_database(url: str, subject: bytes) -> InclusionReply:

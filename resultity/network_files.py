@@ -2,6 +2,7 @@
 
 authority.key          0600; signs configurations and certificates; belongs offline
 mint.key               0600; signs grants; its public key stands in the configuration
+dispute.key            0600; decides disputes and reads their evidence; likewise
 configuration.signed   the newest signed configuration, as bootstraps publish it
 network.id             name-<hash of the authority's public key>
 """
@@ -43,7 +44,7 @@ from p2p.types import (
 )
 from resultity.errors import DataFolderError, SettingsError
 
-AUTHORITY, MINT = "authority.key", "mint.key"
+AUTHORITY, MINT, DISPUTE = "authority.key", "mint.key", "dispute.key"
 CONFIGURATION, NETWORK = "configuration.signed", "network.id"
 CERTIFICATE_LIFETIME_S = 365 * 86_400.0
 CONFIGURATION_FILE_BYTES_MAX = 1 << 20
@@ -64,6 +65,11 @@ class NetworkFiles:
     def mint_path(self) -> Path:
         """The mint's key file."""
         return self.folder / MINT
+
+    @property
+    def dispute_path(self) -> Path:
+        """The key file of who decides disputes."""
+        return self.folder / DISPUTE
 
     @property
     def configuration_path(self) -> Path:
@@ -115,6 +121,7 @@ def found_network(
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     authority = load_or_create_key(files.authority_path)
     mint = load_or_create_key(files.mint_path)
+    decider = load_or_create_key(files.dispute_path)
     network = network_id(name, authority.public_key)
     try:
         configuration = NetworkConfiguration(
@@ -123,6 +130,7 @@ def found_network(
             issued_ms=clock_ms(),
             models=tuple(models),
             mint_keys=(mint.public_key.hex(),),
+            dispute_keys=(decider.public_key.hex(),),
         )
     except pydantic.ValidationError as error:
         raise SettingsError(_first_complaint(error)) from error

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,12 @@ async def _serve(
     # not have Python's default effect, a traceback.
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as watchers:
-            role_scope = trio.CancelScope()
-            watchers.start_soon(_cancel_on_signal, signals, role_scope)
-            with role_scope:
+            ending = _Ending()
+            watchers.start_soon(ending.follow, signals, watchers)
+            with ending.scope:
                 async with trio.open_nursery() as nursery:
                     running = await nursery.start(run, settings)
+                    ending.drain = getattr(running, "drain", None)
                     spare_the_collector()
                     facts = ready_facts(role, running)
                     log.info("%s serves as %s", role, facts["peer_id"])
@@ -88,12 +89,31 @@ def spare_the_collector() -> None:
     gc.set_threshold(*GARBAGE_THRESHOLDS)
 
 
-async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    async for number in signals:
-        if scope.cancel_called:
-            os._exit(EXIT_BY_SECOND_SIGNAL)
-        log.info("ends because of %s", signal.Signals(number).name)
-        scope.cancel()
+class _Ending:
+    """How a role ends: a first signal lets it finish what it has, the next one ends it, and one
+    more ends the process whatever it does."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.drain: Callable[[], Awaitable[None]] | None = None
+        self._draining = False
+
+    async def follow(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
+        async for number in signals:
+            name = signal.Signals(number).name
+            if self.scope.cancel_called:
+                os._exit(EXIT_BY_SECOND_SIGNAL)
+            if self.drain is not None and not self._draining:
+                self._draining = True
+                log.info("%s: takes no new work, and ends when it has finished", name)
+                nursery.start_soon(self._finish, self.drain)
+                continue
+            log.info("ends because of %s", name)
+            self.scope.cancel()
+
+    async def _finish(self, drain: Callable[[], Awaitable[None]]) -> None:
+        await drain()
+        self.scope.cancel()
 
 
 def ready_facts(role: str, running: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Owns `account create|register|balance|earnings` and the group `account key`."""
+"""Owns `account create|register|balance|earnings|refer` and the group `account key`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import click
 from p2p.account_file import AccountKeys, load_account, load_or_create_account
 from p2p.clock import system_clock_ms
 from p2p.ledger_messages import EarningsStatement, Statement
+from p2p.opening_messages import InviteSecret
 from p2p.types import NetworkId
+from resultity.account_invites import read_invite
 from resultity.accounts import earnings_request, opening, show_credits, statement_request
 from resultity.commands.account_key import key
+from resultity.commands.account_refer import refer
 from resultity.courier import Courier
 from resultity.errors import DataFolderError, GatewayCallError
 from resultity.http_json import gateway_root, get_json
@@ -24,6 +27,9 @@ from resultity.targets import find_gateway, find_network, find_target, local_fol
 PATH = click.Path(path_type=Path)
 EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 DATA_DIR = click.option("--data-dir", type=PATH, help="Of the local network.")
+INVITE = click.option(
+    "--invite", metavar="[FILE|-]", help="Invite in FILE, or - for a prompt or a pipe."
+)
 
 
 @click.group()
@@ -32,6 +38,7 @@ def account() -> None:
 
 
 account.add_command(key)
+account.add_command(refer)
 
 
 @account.command("create")
@@ -39,23 +46,32 @@ account.add_command(key)
 @click.option("--network", "network_id", help="ID of the network; default: the local network's.")
 @click.option("--gateway", help="Register the account through this gateway at once.")
 @click.option("--namespace", default="default", show_default=True)
+@INVITE
 @DATA_DIR
 def create(
-    file: Path, network_id: str | None, gateway: str | None, namespace: str, data_dir: Path | None
+    file: Path,
+    network_id: str | None,
+    gateway: str | None,
+    namespace: str,
+    invite: str | None,
+    data_dir: Path | None,
 ) -> None:
     """Make an account: FILE (0600) with its key, and a recovery key beside it.
 
     A node's account is registered when the node joins; a consumer's needs --gateway or `register`.
     """
+    if invite is not None and gateway is None:
+        raise click.UsageError("--invite is for registering: give --gateway too, or use `register`")
     with reported_errors():
         if file.exists():
             raise DataFolderError(f"{file} exists already: choose another name")
         network = find_network(network_id, data_dir)
+        found = read_invite(invite, network)
         keys = load_or_create_account(file, network, system_clock_ms)
         click.echo(keys.account_id)
         click.echo(f"take {file.stem}.recovery.key offline: it is for emergencies only", err=True)
         if gateway is not None:
-            _register(keys, Courier(gateway), network, namespace)
+            _register(keys, Courier(gateway), network, namespace, found)
 
 
 @account.command("register")
@@ -63,20 +79,33 @@ def create(
 @click.option("--network", "network_id", help="ID of the network; default: the local network's.")
 @click.option("--gateway", help="Default: the local network's.")
 @click.option("--namespace", default="default", show_default=True)
+@INVITE
 @DATA_DIR
 def register(
-    file: Path, network_id: str | None, gateway: str | None, namespace: str, data_dir: Path | None
+    file: Path,
+    network_id: str | None,
+    gateway: str | None,
+    namespace: str,
+    invite: str | None,
+    data_dir: Path | None,
 ) -> None:
     """Tell the ledger of an account and open a namespace (repeating it changes nothing)."""
     with reported_errors():
         network = find_network(network_id, data_dir)
         keys = load_account(file, network)
-        _register(keys, Courier(find_gateway(gateway, data_dir)), network, namespace)
+        found = read_invite(invite, network)
+        _register(keys, Courier(find_gateway(gateway, data_dir)), network, namespace, found)
         click.echo(f"{keys.account_id} has the namespace {namespace}")
 
 
-def _register(keys: AccountKeys, courier: Courier, network: NetworkId, namespace: str) -> None:
-    courier.operation(keys.founding)
+def _register(
+    keys: AccountKeys,
+    courier: Courier,
+    network: NetworkId,
+    namespace: str,
+    invite: InviteSecret | None,
+) -> None:
+    courier.operation(invite.use(network, keys.founding) if invite else keys.founding)
     courier.operation(opening(keys, network, namespace, system_clock_ms()))
 
 
@@ -109,8 +138,10 @@ def balance(
             amounts = {
                 "available_microcredits": statement.available,
                 "held_microcredits": statement.held,
+                "leased_microcredits": statement.leased,
                 "spent_microcredits": statement.spent,
                 "granted_microcredits": statement.granted,
+                "credited_microcredits": statement.credited,
                 "grants_verified": grants,
             }
         else:
@@ -145,6 +176,8 @@ def earnings(
             "earned_unmatured_microcredits": found.unmatured_earned,
             "fees_microcredits": found.fees,
             "fees_unmatured_microcredits": found.unmatured_fees,
+            "earned_disputed_microcredits": found.disputed_earned,
+            "fees_disputed_microcredits": found.disputed_fees,
             "legs": found.legs,
             "mature_after_s": found.mature_after_s,
         }
@@ -158,6 +191,9 @@ def earnings(
         ):
             matured = show_credits(total - unmatured)
             click.echo(f"{name:<10}{matured:>18}{show_credits(unmatured):>18} credits")
+        disputed = found.disputed_earned + found.disputed_fees
+        if disputed:
+            click.echo(f"{show_credits(disputed)} credits of the unmatured are disputed")
         click.echo(
             f"{found.legs} attempts were paid; earnings mature after "
             f"{found.mature_after_s / 86_400:g} days"
@@ -174,5 +210,8 @@ def print_balance(amounts: Mapping[str, object], *, as_json: bool) -> None:
         if not isinstance(amount, int):
             raise GatewayCallError("the gateway's answer has no balance: is it a gateway?")
         click.echo(f"{name:<10}{show_credits(amount):>18} credits")
+    leased = amounts.get("leased_microcredits")
+    if isinstance(leased, int) and leased:
+        click.echo(f"{show_credits(leased)} credits of what is held are leased to gateways")
     if "grants_verified" in amounts:
         click.echo(f"{amounts['grants_verified']} grants, each signed by a mint key of the network")

@@ -1,4 +1,4 @@
-"""Owns `explore peers|models`: a live network as a gateway's public status shows it."""
+"""Owns `explore peers|models|log`: a live network as a gateway's public status shows it."""
 
 from __future__ import annotations
 
@@ -51,6 +51,24 @@ def models(gateway: str | None, as_json: bool, data_dir: Path | None) -> None:
     _show("models", gateway, as_json, data_dir)
 
 
+@explore.command("log")
+@common_options
+def log(gateway: str | None, as_json: bool, data_dir: Path | None) -> None:
+    """Show the newest checkpoint of the ledger's log, who cosigned it, and alarms about it.
+
+    Exit code 1 if there is an alarm.
+    """
+    with reported_errors():
+        answer = log_of(gateway, data_dir)
+        if as_json:
+            click.echo(json.dumps(answer))
+        else:
+            for line in log_lines(answer):
+                click.echo(line)
+    if answer["alarms"]:
+        raise click.exceptions.Exit(1)
+
+
 def _show(what: str, gateway: str | None, as_json: bool, data_dir: Path | None) -> None:
     with reported_errors():
         answer = get_json(f"{gateway_root(find_gateway(gateway, data_dir))}/status/{what}")
@@ -62,6 +80,50 @@ def _show(what: str, gateway: str | None, as_json: bool, data_dir: Path | None) 
         else:
             now_ms = system_clock_ms()
             Console().print(peers_table(rows, now_ms) if what == "peers" else models_table(rows))
+        _warn(gateway, data_dir)
+
+
+def _warn(gateway: str | None, data_dir: Path | None) -> None:
+    """Tell of alarms, whatever else was asked for (an older gateway knows of none)."""
+    try:
+        lines = alarm_lines(log_of(gateway, data_dir))
+    except GatewayCallError:
+        return
+    for line in lines:
+        click.echo(line, err=True)
+
+
+def log_of(gateway: str | None, data_dir: Path | None) -> dict[str, Any]:
+    """Ask a gateway what it knows of the ledger's log. Raises: GatewayCallError."""
+    answer = get_json(f"{gateway_root(find_gateway(gateway, data_dir))}/status/log")
+    if not isinstance(answer, dict) or not isinstance(answer.get("alarms"), list):
+        raise GatewayCallError("the gateway's answer says nothing about the ledger's log")
+    return answer
+
+
+def log_lines(answer: dict[str, Any]) -> list[str]:
+    """Say what is known of the log."""
+    checkpoint = answer.get("checkpoint")
+    lines = ["no checkpoint of the ledger's log was heard of yet"]
+    if checkpoint:
+        names = ", ".join(str(w.get("name")) for w in checkpoint.get("witnesses") or [])
+        lines = [
+            f"{checkpoint.get('origin')}: {checkpoint.get('size')} leaves, "
+            f"root {checkpoint.get('root')}",
+            f"cosigned by {names or 'nobody'}",
+        ]
+    return lines + (alarm_lines(answer) or ["no alarm"])
+
+
+def alarm_lines(answer: dict[str, Any]) -> list[str]:
+    """Say each alarm about the log."""
+    return [
+        f"ALARM: the ledger's log ({alarm.get('kind')}, "
+        f"{'proven' if alarm.get('proven') else 'by the word of a mirror'}, sizes "
+        f"{alarm.get('size')} and {alarm.get('other_size')}): {alarm.get('text')}; "
+        f"by {alarm.get('signer')}"
+        for alarm in answer["alarms"]
+    ]
 
 
 def rows_of(answer: Any, what: str) -> list[dict[str, Any]]:

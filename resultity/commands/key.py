@@ -1,4 +1,4 @@
-"""Owns `key create|list|rotate|revoke`: API keys, by an account's owner."""
+"""Owns `key create|list|limit|rotate|revoke`: API keys, by an account's owner."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from p2p.clock import system_clock_ms
 from p2p.key_limits import RATE_MAX, KeyLimits
 from resultity.accounts import key_rotation, new_key, parse_credits, revocation
 from resultity.api_keys import key_as_record, key_as_text, parse_gateway, parse_source, read_keys
+from resultity.commands.key_limit import limit
 from resultity.courier import Courier
 from resultity.errors import SettingsError
 from resultity.role_process import reported_errors
@@ -31,7 +32,10 @@ DATA_DIR = click.option("--data-dir", type=PATH, help="Of the local network.")
 
 @click.group()
 def key() -> None:
-    """Create, list, rotate and revoke API keys."""
+    """Create, list, limit, rotate and revoke API keys."""
+
+
+key.add_command(limit)
 
 
 @key.command("create")

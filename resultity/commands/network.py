@@ -12,6 +12,13 @@ from p2p.clock import system_clock_ms
 from p2p.identity import load_key, load_or_create_key
 from p2p.network_configuration import open_configuration
 from p2p.types import AccountId, PeerId, Role, is_account_id, parse_network_id, public_key_of
+from resultity.commands.network_invite import invite_account
+from resultity.commands.network_mirror import (
+    admit_mirror,
+    name_log_key,
+    name_log_keys,
+    public_key,
+)
 from resultity.errors import SettingsError
 from resultity.model_approval import (
     INPUT_PRICE,
@@ -37,6 +44,11 @@ EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.group()
 def network() -> None:
     """Found a network and change its signed configuration (offline)."""
+
+
+network.add_command(invite_account)
+network.add_command(admit_mirror)
+network.add_command(name_log_key)
 
 
 @network.command("init")
@@ -120,6 +132,7 @@ def approve(model: str, data_dir: Path, input_price: int, output_price: int) -> 
 @click.option("--identity", type=EXISTING, help="The peer's identity.key, if it is here.")
 @click.option("--account", help="Account ID that earns the role's fees; or --account-file.")
 @click.option("--account-file", type=EXISTING)
+@click.option("--log-key", help="A bootstrap's log key to name in the configuration (hex or file).")
 @click.option("--output", type=PATH, required=True, help="File for the certificate chain.")
 def certify_command(
     data_dir: Path,
@@ -128,9 +141,12 @@ def certify_command(
     identity: Path | None,
     account: str | None,
     account_file: Path | None,
+    log_key: str | None,
     output: Path,
 ) -> None:
     """Certify a bootstrap or a gateway for one year."""
+    if log_key is not None and role != Role.BOOTSTRAP.value:
+        raise click.UsageError("only a bootstrap signs checkpoints")
     if (peer_id is None) == (identity is None):
         raise click.UsageError("give --peer or --identity")
     if (account is None) == (account_file is None):
@@ -147,11 +163,21 @@ def certify_command(
             raise SettingsError(f"not an account ID (acct-<40 hex digits>): {account_id[:60]!r}")
         write_chain(output, certify(files, peer, Role(role), account_id, system_clock_ms))
         click.echo(f"{peer} may act as {role} for a year: {output}")
+        if log_key is not None:
+            version = name_log_keys(files, [public_key(log_key)]).version
+            click.echo(f"its log key is named by version {version} of the configuration")
 
 
 @network.command("identity")
 @click.argument("path", type=PATH)
-def identity_command(path: Path) -> None:
-    """Print the peer ID of a key file; the file is made if there is none."""
+@click.option(
+    "--public-key", is_flag=True, help="Print the public key (hex) for the configuration."
+)
+def identity_command(path: Path, public_key: bool) -> None:
+    """Print the peer ID of a key file; the file is made if there is none.
+
+    The lists of keys in the configuration (mint_keys, participation.invite_keys) have public keys.
+    """
     with reported_errors():
-        click.echo(load_or_create_key(path).peer_id)
+        key = load_or_create_key(path)
+        click.echo(key.public_key.hex() if public_key else key.peer_id)

@@ -61,7 +61,7 @@ def show(
             query = RcpQuery(epoch.document.first_day, 0, 1, account_id)
             epoch = fetch_page(courier, network, query)
         facts = {**_facts(epoch), "account_id": account_id, "place": None}
-        facts.update(points=0, work_microcredits=0, uptime_minutes=0)
+        facts.update(points=0, work_microcredits=0, uptime_minutes=0, referral_fees_microcredits=0)
         for place, score in enumerate(epoch.scores, epoch.first):
             if score.account_id == account_id:
                 facts.update(_score(place, score))
@@ -72,7 +72,8 @@ def show(
         click.echo(
             f"{facts['first_day']} to {facts['last_day']}: {facts['points']} points, {standing} of "
             f"{facts['accounts']} (work {facts['work_microcredits']} microcredits, "
-            f"uptime {facts['uptime_minutes']} minutes)"
+            f"uptime {facts['uptime_minutes']} minutes, "
+            f"fees of referred accounts {facts['referral_fees_microcredits']} microcredits)"
         )
 
 
@@ -147,4 +148,5 @@ def _score(place: int, score: RcpScore) -> dict[str, Any]:
         "points": score.points,
         "work_microcredits": score.work,
         "uptime_minutes": score.uptime_minutes,
+        "referral_fees_microcredits": score.referral_fees,
     }

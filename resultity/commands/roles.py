@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from resultity.commands import node_status
 from resultity.log_setup import LEVELS
 from resultity.role_process import is_ours, one_line, reported_errors, run_role
 from resultity.settings_sources import collect_settings, default_data_dir, read_table
@@ -98,9 +99,16 @@ def node() -> None:
 @click.option("--context-tokens", type=click.IntRange(16), help="Context of each job.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of the model's process.")
 @click.option("--account-file", type=PATH, help="Account that earns (from `account create`).")
+@click.option("--metrics-port", type=click.IntRange(0, 65535), help="Prometheus, on 127.0.0.1.")
+@click.option("--invite-file", type=PATH, help="File with an invite, for networks that ask one.")
 def node_run(**given: Any) -> None:
     """Serve a model until SIGINT or SIGTERM."""
     _run("node", given)
+
+
+node.add_command(node_status.status)
+node.add_command(node_status.logs)
+node.add_command(node_status.drain)
 
 
 @click.group()
@@ -114,6 +122,12 @@ def gateway() -> None:
 @click.option("--certificate", type=PATH, help="Certificate chain (from `network certify`).")
 @click.option("--http-host", help="Address of the API; default 127.0.0.1.")
 @click.option("--http-port", type=click.IntRange(0, 65535), help="Port of the API; default 8420.")
+@click.option(
+    "--mirror",
+    "mirrors",
+    multiple=True,
+    help="Multiaddress of a mirror to ask about the ledger's log (repeatable).",
+)
 def gateway_run(**given: Any) -> None:
     """Serve the API until SIGINT or SIGTERM."""
     _run("gateway", given)
@@ -129,6 +143,7 @@ def bootstrap() -> None:
 @click.option("--certificate", type=PATH, help="Certificate chain (from `network certify`).")
 @click.option("--configuration", type=PATH, help="Signed configuration (from `network sign`).")
 @click.option("--database-url", help="SQLAlchemy URL; default SQLite in the data folder.")
+@click.option("--mirror-of", help="Follow and check the ledger of the bootstrap at this address.")
 def bootstrap_run(**given: Any) -> None:
     """Serve as a bootstrap until SIGINT or SIGTERM."""
     _run("bootstrap", given)

@@ -1,27 +1,38 @@
-"""A process that writes to a ledger until it is killed; it prints each ID once it is acknowledged.
+"""Processes that write to a ledger until they are killed, and print each ID that is acknowledged.
 
-Arguments: the database's path, and a number that makes this run's IDs its own.
+Importing everything takes longer than a life of theirs, so one process does it once and forks them.
+It reads commands from standard input: `start URL RUN FILE` forks a writer whose output is FILE and
+whose IDs are those of RUN; `kill` ends it by SIGKILL and answers when it is gone. A database that
+is away for a while is asked again, with the same IDs.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
+import os
+import signal
 import sys
 
 import trio
 
-from ledger.errors import RequestError
+from ledger.errors import RequestError, StorageError
 from ledger.ledger import Ledger
+from ledger.operations import Operation
+from tests.fakes.lease_world import charge_leased, give_back, lease
 from tests.fakes.ledger_world import NETWORK, World
 
-TASKS = 24
+TASKS = 20
+LEASE_TASKS = 4
+AGAIN_S = 0.05
 
 
-async def main(path: str, run: int) -> None:
+async def main(url: str, run: int) -> None:
+    logging.disable()
     world = World()
     world._ids = itertools.count(1 + run * 10**9)
     tenant = world.tenant()
-    ledger = Ledger(f"sqlite:///{path}", NETWORK, clock_ms=world.clock_ms)
+    ledger = Ledger(url, NETWORK, clock_ms=world.clock_ms)
 
     async def work() -> None:
         while True:
@@ -30,13 +41,26 @@ async def main(path: str, run: int) -> None:
             legs = [world.leg(hold, input_tokens=10, output_tokens=4)]
             await submit(world.capture(hold, legs))
 
-    async def submit(operation: object) -> None:
-        try:
-            result = await ledger.submit(operation)  # type: ignore[arg-type]
-        except RequestError as error:
-            sys.exit(f"refused: {error}")
-        sys.stdout.write(f"{result.transfer_id.hex()} {result.amount}\n")
-        sys.stdout.flush()
+    async def work_from_leases() -> None:
+        while True:
+            opened = lease(world, tenant, 1_000)
+            await submit(opened)
+            for _ in range(8):
+                await submit(charge_leased(world, opened, tenant, 20))
+            await submit(give_back(world, opened, final=True))
+
+    async def submit(operation: Operation) -> None:
+        while True:
+            try:
+                result = await ledger.submit(operation)
+            except RequestError as error:
+                sys.exit(f"refused: {error}")
+            except StorageError:
+                await trio.sleep(AGAIN_S)
+                continue
+            sys.stdout.write(f"{result.transfer_id.hex()} {result.amount}\n")
+            sys.stdout.flush()
+            return
 
     async with trio.open_nursery() as nursery:
         await nursery.start(ledger.run)
@@ -46,6 +70,26 @@ async def main(path: str, run: int) -> None:
         sys.stdout.flush()
         for _ in range(TASKS):
             nursery.start_soon(work)
+        for _ in range(LEASE_TASKS):
+            nursery.start_soon(work_from_leases)
 
 
-trio.run(main, sys.argv[1], int(sys.argv[2]))
+def start(url: str, run: str, output: str) -> int:
+    child = os.fork()
+    if not child:
+        with open(output, "w") as file:
+            os.dup2(file.fileno(), sys.stdout.fileno())
+            os.dup2(file.fileno(), sys.stderr.fileno())
+            trio.run(main, url, int(run))
+    return child
+
+
+child = 0
+for command, *arguments in map(str.split, sys.stdin):
+    if command == "start":
+        child = start(*arguments)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        sys.stdout.write("gone\n")
+        sys.stdout.flush()

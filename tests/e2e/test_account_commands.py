@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import openai
 import pytest
 
-from tests.fakes.local_network import CAPITAL, MODEL, LocalFacts, eventually, local_network
+from resultity.local.folders import LocalFolders
+from tests.fakes.local_network import (
+    CAPITAL,
+    MODEL,
+    REPOSITORY,
+    LocalFacts,
+    eventually,
+    local_network,
+    resultity_command,
+    run_resultity,
+)
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +149,93 @@ def test_earnings_have_not_matured_yet(network: LocalFacts) -> None:
 
     eventually(earned, "the operator has earned something")
     assert "mature after 7 days" in run(network, "account", "earnings")
+
+
+def test_an_account_says_who_referred_it(network: LocalFacts, tmp_path: Path) -> None:
+    file = tmp_path / "referred.account"
+    account_id = run(network, "account", "create", str(file)).strip()
+    run(network, "account", "register", str(file))
+    consumer = LocalFolders(Path(network.data_dir)).consumer_account
+    referrer = json.loads(consumer.read_text())["account_id"]
+    words = ("account", "refer", "--by", referrer, "--account-file", str(file))
+    assert f"{account_id} was referred by {referrer}" in run(network, *words)
+    assert "recorded before" in run(network, *words)
+    for by, reason in ((account_id, "loop"), (referrer, "itself")):
+        done = network.run("account", "refer", "--by", by)
+        assert (done.returncode, reason in done.stderr) == (1, True)
+
+
+@contextlib.contextmanager
+def by_invite_only(network: LocalFacts, founder: Path) -> Iterator[None]:
+    def set_rule(rule: str) -> None:
+        shown = run_resultity("network", "show", str(founder)).stdout
+        configuration = json.loads(shown)
+        configuration["participation"]["accounts"] = rule
+        edited = founder.parent / "edited.json"
+        edited.write_text(json.dumps(configuration))
+        done = run_resultity("network", "sign", str(edited), "--data-dir", str(founder))
+        assert done.returncode == 0, done.stderr
+
+    set_rule("invite")
+    try:
+        yield
+    finally:
+        set_rule("open")
+
+
+def test_accounts_and_nodes_by_invite_only(network: LocalFacts, tmp_path: Path) -> None:
+    founder = LocalFolders(Path(network.data_dir)).network.folder
+
+    def invite(uses: int) -> str:
+        words = ("network", "invite-account", "--uses", str(uses), "--data-dir", str(founder))
+        return run_resultity(*words).stdout.strip()
+
+    def register(number: int, *words: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        file = tmp_path / f"{number}.account"
+        if not file.exists():
+            run(network, "account", "create", str(file))
+        return subprocess.run(
+            resultity_command("account", "register", str(file), "--data-dir", network.data_dir)
+            + list(words),
+            cwd=REPOSITORY,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    with by_invite_only(network, founder):
+        eventually(lambda: "by invite only" in register(1).stderr, "an invite is needed")
+        text = invite(2)
+        (tmp_path / "invite.txt").write_text(text)
+        assert register(1, "--invite", "-", text=text + "\n").returncode == 0
+        assert "a secret" in register(2, "--invite", text).stderr
+        # A node opens its account with an invite, and is refused without one.
+        account = tmp_path / "node.account"
+        run(network, "account", "create", str(account))
+        ready, log = tmp_path / "ready.json", tmp_path / "node.log"
+        words = resultity_command(
+            "node", "run", "--network", network.network, "--bootstrap", network.bootstrap,
+            "--model", str(REPOSITORY / "resultity/models/tiny-chat-q8_0.gguf"),
+            "--account-file", str(account), "--data-dir", str(tmp_path / "node"),
+            "--ready-file", str(ready), "--log-file", str(log), "--quiet",
+        )  # fmt: skip
+        for more, came in (
+            ([], lambda: log.exists() and "by invite only" in log.read_text()),
+            (["--invite-file", str(tmp_path / "invite.txt")], ready.exists),
+        ):
+            node = subprocess.Popen(words + more, cwd=REPOSITORY)
+            try:
+                eventually(came, "the node is refused, or joins with an invite")
+            finally:
+                node.terminate()
+                node.wait(60)
+        done = register(3, "--invite", str(tmp_path / "invite.txt"))
+        assert (done.returncode, "2 accounts already" in done.stderr) == (1, True)
+        assert register(1).returncode == 0
+    folder = Path(network.data_dir) / "bootstrap"
+    words = ["--data-dir", str(folder), "--network", network.network, "--json"]
+    audit = run_resultity("ledger", "audit", *words)
+    assert audit.returncode == 0, audit.stdout + audit.stderr
+    assert json.loads(audit.stdout)["checked"]["uses of invites"] == 2

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import time
 
 import openai
+import psutil
 import pytest
 
 from tests.fakes.real_network import (
@@ -15,6 +18,7 @@ from tests.fakes.real_network import (
     StreamSeen,
     eventually,
     read_stream,
+    runs,
 )
 from tests.fakes.scripted_engine import answer_text
 
@@ -66,6 +70,33 @@ def test_a_killed_node_comes_back_as_itself(network: RealNetwork) -> None:
     assert after.pid != before.pid
     assert set(network.loads()) == {part.peer_id for part in network.parts if part.role == "node"}
     assert network.ask() == "word0 word1 "
+
+
+def test_a_node_that_is_asked_to_end_finishes_its_answer(network: RealNetwork) -> None:
+    seen = StreamSeen()
+    with network.client() as client, network.open_stream(client) as stream:
+        read_stream(stream, seen, until_characters=20)
+        leaving = network.busy_node()
+        process = psutil.Process(leaving.pid)
+        leaving.signal(signal.SIGTERM)
+        # It takes nothing new from this moment, and goes on with what it has.
+        eventually(lambda: draining(network, leaving.peer_id), "the node drains")
+        assert network.ask() == "word0 word1 "
+        read_stream(stream, seen)
+    assert seen.error is None
+    assert seen.text.strip() == answer_text(TOKENS).strip()
+    eventually(lambda: not runs(process), "the node has ended")
+    assert "drained: 0 jobs are left" in network.logs()
+    network.settled_balance()
+    network.up()
+
+
+def draining(network: RealNetwork, peer_id: str) -> bool:
+    """Whether a node says in its status file that it takes no new jobs."""
+    statuses = [
+        json.loads(path.read_text()) for path in network.data_dir.glob("node-*/status.json")
+    ]
+    return any(status["draining"] for status in statuses if status["peer_id"] == peer_id)
 
 
 def test_a_frozen_node_is_noticed_and_avoided(network: RealNetwork) -> None:

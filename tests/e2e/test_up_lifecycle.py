@@ -87,7 +87,10 @@ def test_the_foreground_restarts_what_dies_and_stops_all_on_ctrl_c(tmp_path: Pat
         eventually(replaced, "the node was started again")
         processes = [psutil.Process(record.pid) for record in read_state(folders).processes]
         up.send_signal(signal.SIGINT)
-        rest = up.communicate(timeout=60)[0]
+        # Not `communicate`: it does not see what `readline` has taken from the pipe already.
+        with up.stdout:
+            rest = up.stdout.read()
+        up.wait(timeout=60)
     finally:
         run_resultity("down", "--data-dir", str(data_dir))
         up.kill()

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from resultity.commands.demo import verify_in_another_process
-from resultity.demo_answers import ask_streamed, ask_whole
+from resultity.demo_answers import Answer, ask_streamed, ask_whole
 from resultity.recording_client import RecordingClient
 from tests.fakes.local_network import CAPITAL, MODEL, LocalFacts, eventually, local_network
 
@@ -69,6 +69,33 @@ def test_answers_are_paid_and_their_receipts_verify(network: LocalFacts, tmp_pat
     for answer in answers:
         verify_in_another_process(tmp_path, facts, answer, lines.append)
     assert all("verified" in line for line in lines)
+
+
+def test_a_forced_tool_call_and_its_receipt(network: LocalFacts, tmp_path: Path) -> None:
+    """The node's runtime is bound by the grammar; the receipt is over the text that it wrote."""
+    city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    function = {"name": "get_weather", "parameters": city}
+    with RecordingClient(network.base_url, network.api_key, timeout_s=120) as client:
+        chunks = list(
+            client.openai.chat.completions.create(
+                model=MODEL,
+                messages=[{"role": "user", "content": "What is the weather in Paris?"}],
+                tools=[{"type": "function", "function": function}],
+                tool_choice="required",
+                temperature=0,
+                stream=True,
+            )
+        )
+        request = client.request
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    parts = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
+    assert "".join(call.function.arguments for call in parts) == '{"city": "Paris"}'
+    note = chunks[-1].resultity
+    answer = Answer(note["answer_text"], request, note["receipt"], note["price_microcredits"])
+    lines: list[str] = []
+    facts = {"base_url": network.base_url, "network": network.network}
+    verify_in_another_process(tmp_path, facts, answer, lines.append)
+    assert "verified" in lines[0]
 
 
 def test_many_at_once(network: LocalFacts) -> None:

@@ -1,4 +1,7 @@
-"""Usage and points of a real network: what was paid for is in the export, for key and owner."""
+"""Usage, points and disputes of a real network, at the command line.
+
+What was paid for is in the export, for key and owner; what is disputed comes back.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,20 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import openai
 import pytest
+from click.testing import CliRunner, Result
 
-from tests.fakes.local_network import CAPITAL, MODEL, LocalFacts, eventually, local_network
+from resultity.__main__ import main
+from tests.fakes.local_network import (
+    CAPITAL,
+    MODEL,
+    LocalFacts,
+    eventually,
+    local_network,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -41,8 +54,7 @@ def test_what_was_paid_for_is_in_the_export(network: LocalFacts) -> None:
             )
 
     def is_settled() -> bool:
-        found = balance(network)
-        return found["held_microcredits"] == 0 and found["spent_microcredits"] > 0
+        return sum(int(row["requests"]) for row in exported(network)) == 3
 
     eventually(is_settled, "three answers are paid")
     rows = exported(network)
@@ -62,3 +74,104 @@ def test_there_is_no_epoch_on_the_first_day(network: LocalFacts) -> None:
     done = network.run("rcp", "leaderboard")
     assert done.returncode != 0
     assert "no frozen epoch" in done.stderr
+
+
+def run_here(network: LocalFacts, *words: str) -> Result:
+    """Run a command in this process: starting Python a dozen times takes longer than all of it."""
+    return CliRunner().invoke(main, [*words, "--data-dir", network.data_dir])
+
+
+def in_json(network: LocalFacts, *words: str) -> Any:
+    done = run_here(network, *words, "--json")
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def spent_by(network: LocalFacts) -> int:
+    return int(in_json(network, "account", "balance")["spent_microcredits"])
+
+
+def test_a_charge_is_disputed_answered_and_given_back(network: LocalFacts, tmp_path: Path) -> None:
+    question = [{"role": "user", "content": CAPITAL}]
+    before = spent_by(network)
+    with network.client() as client:
+        answer = client.chat.completions.create(model=MODEL, messages=question, temperature=0)
+    assert answer.model_extra is not None
+    note = answer.model_extra["resultity"]
+    (tmp_path / "receipt").write_text(note["receipt"])
+    (tmp_path / "answer").write_text(answer.choices[0].message.content or "")
+    opening = ("dispute", "open", str(tmp_path), "--reason", "it is wrong", "--salt", note["salt"])
+
+    def is_open() -> bool:
+        done = run_here(network, *opening)
+        assert done.exit_code == 0 or "charge_unknown" in done.stderr or "no charge" in done.stderr
+        return done.exit_code == 0
+
+    eventually(is_open, "the charge is settled and can be disputed")
+    spent = spent_by(network)
+    charged = spent - before
+    assert charged == note["price_microcredits"] > 0
+    (own,) = in_json(network, "dispute", "list")
+    hold = own["hold_id"]
+    assert (own["state"], own["claimed_microcredits"]) == ("open", charged)
+    (seen,) = in_json(network, "dispute", "list", "--operator")
+    payer = json.loads(Path(network.data_dir, "accounts", "demo.account").read_text())
+    assert payer["account_id"] not in json.dumps(seen)
+    assert "claimed_microcredits" not in seen
+    earned = in_json(network, "account", "earnings")
+    at_stake = earned["earned_disputed_microcredits"] + earned["fees_disputed_microcredits"]
+    assert at_stake == sum(share["paid_microcredits"] for share in seen["shares"])
+    said = run_here(network, "dispute", "answer", hold, "--text", "the model is that small")
+    assert said.exit_code == 0, said.stderr
+    key = str(Path(network.data_dir, "network", "dispute.key"))
+    shown = in_json(network, "dispute", "show", hold, "--decider-key", key)
+    assert [one["text"] for one in shown["answers"]] == ["the model is that small"]
+    assert shown["attachments"] == ["answer"]
+    wrong = [one["text"] for one in shown["findings"] if not one["holds"]]
+    assert wrong == ["the request is attached"]
+    done = run_here(
+        network, "dispute", "resolve", hold, "--refund", "0.000001", "--note", "half right"
+    )
+    assert done.exit_code == 0, done.stderr
+    again = run_here(
+        network, "dispute", "resolve", hold, "--refund", "0", "--note", "changed my mind"
+    )
+    assert again.exit_code == 1
+    assert "final" in again.stderr
+    assert spent_by(network) == spent - 1
+    rows = csv.DictReader(io.StringIO(run_here(network, "usage", "export").stdout))
+    assert sum(int(row["credited_microcredits"]) for row in rows) == 1
+    assert in_json(network, "dispute", "show", hold)["note"] == "half right"
+    done = run_here(network, "ledger", "audit", "--network", network.network)
+    assert done.exit_code == 0, done.stdout + done.stderr
+    assert "1 disputes" in done.stdout
+
+
+def test_limits_of_a_key_in_use_are_changed(network: LocalFacts) -> None:
+    key_id = network.api_key.split("_")[1]
+    before = in_json(network, "key", "list")
+    own = next(record for record in before if record["key_id"] == key_id)
+    first = in_json(network, "key", "limit", key_id, "--tokens-per-minute", "5000000")
+    assert first["limits"] == {**own["limits"], "tokens_per_minute": 5_000_000}
+    second = in_json(network, "key", "limit", key_id, "--model", MODEL, "--credits-per-day", "1000")
+    assert second["limits"]["models"] == [MODEL]
+    assert second["limits"]["tokens_per_minute"] == 5_000_000
+    last = in_json(
+        network, "key", "limit", key_id, "--model", "another", "--tokens-per-minute", "0"
+    )
+    assert last["limits"]["tokens_per_minute"] is None
+    with network.client() as client:
+
+        def is_refused() -> bool:
+            try:
+                client.chat.completions.create(
+                    model=MODEL, messages=[{"role": "user", "content": CAPITAL}], max_tokens=1
+                )
+            except openai.PermissionDeniedError:
+                return True
+            return False
+
+        eventually(is_refused, "the gateway follows")
+    assert run_here(network, "key", "limit", "nosuchkey").exit_code == 1
+    done = run_here(network, "key", "limit", key_id, "--model", "any", "--credits-per-day", "0")
+    assert done.exit_code == 0, done.stderr

@@ -29,10 +29,12 @@ MESSAGE_MODULES = (
     "p2p.certificates",
     "p2p.job_messages",
     "p2p.key_limits",
+    "p2p.lease_messages",
     "p2p.ledger_messages",
     "p2p.link",
     "p2p.log_messages",
     "p2p.membership",
+    "p2p.opening_messages",
     "p2p.usage_messages",
     "node.runtime_messages",
 )

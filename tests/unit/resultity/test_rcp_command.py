@@ -117,7 +117,7 @@ def test_show(monkeypatch: pytest.MonkeyPatch, pages: int) -> None:
     assert (content["place"], content["points"], content["uptime_minutes"]) == (7, 994, 3)
     assert content["verified_in_full"] is (pages == 20)
     text = run("show", "--account", SCORES[0].account_id)
-    assert "1000 points, place 1 of 7 (work 50 microcredits, uptime 3 minutes)" in text
+    assert "1000 points, place 1 of 7 (work 50 microcredits, uptime 3 minutes, " in text
     assert "not an account ID" in run("show", "--account", "me", expected=1)
 
 

@@ -1,0 +1,101 @@
+"""Owns where nodes keep their status on this machine, and how it is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+from rich.table import Table
+
+from node.observation.status import NodeStatus, read_status
+from resultity.accounts import show_credits
+from resultity.errors import NotRunningError
+from resultity.settings_sources import default_data_dir
+
+STATUS_FILE = "status.json"
+STALE_S = 10.0
+"""A status is written every second; an older one is of a node that hangs or is stopped."""
+
+
+def node_folders(data_dir: Path | None) -> list[Path]:
+    """The folders of the nodes that a command is about: the one that was named, or all that the
+    default data folder has. Raises: NotRunningError if there is none."""
+    if data_dir is not None and (data_dir / "identity.key").exists():
+        return [data_dir]
+    root = data_dir or default_data_dir()
+    found = sorted(
+        folder
+        for folder in (root / "node", *root.glob("node-*"))
+        if (folder / "identity.key").exists()
+    )
+    if not found:
+        raise NotRunningError(f"there is no node in {root}: name its folder with --data-dir")
+    return found
+
+
+def running_status(folder: Path) -> NodeStatus | None:
+    """The status of a node that runs; None if it does not. Raises: MalformedError."""
+    path = folder / STATUS_FILE
+    if not path.exists():
+        return None
+    status = read_status(path)
+    return status if psutil.pid_exists(status.pid) else None
+
+
+def status_table(name: str, status: NodeStatus | None, now_ms: int) -> Table:
+    """Show one node: what it does, what it earned, and why it is idle if it is."""
+    table = Table(title=name, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", min_width=12)
+    table.add_column()
+    if status is None:
+        table.add_row("state", "not running")
+        return table
+    for label, text in _rows(status, now_ms):
+        table.add_row(label, text)
+    return table
+
+
+def _rows(status: NodeStatus, now_ms: int) -> list[tuple[str, str]]:
+    silent_s = (now_ms - status.at_ms) / 1000
+    state = status.idle_reason and f"idle: {status.idle_reason}"
+    if silent_s > STALE_S:
+        state = f"says nothing for {silent_s:.0f} s: it hangs, or it was stopped"
+    computed = status.prefill_tokens + status.cached_tokens
+    hits = f"{100 * status.cached_tokens / computed:.0f} %" if computed else "no input yet"
+    earned = "the ledger has not said yet"
+    if status.earned is not None:
+        earned = f"{show_credits(status.earned)} credits"
+        earned += f", {show_credits(status.earned_unmatured or 0)} of them not mature"
+    left_days = (status.certificate_expires_ms - now_ms) / 86_400_000
+    up_s = (now_ms - status.started_ms) // 1000
+    return [
+        ("state", state or "working"),
+        (
+            "jobs",
+            f"{status.jobs_running} running, {status.jobs_waiting} waiting"
+            f" ({status.slots} slots), {status.jobs_done} done",
+        ),
+        ("speed", f"{status.tokens_per_second:.1f} tokens/s, {status.batch_fill:.2f} a step"),
+        ("tokens", f"{status.prefill_tokens} read, {status.output_tokens} written"),
+        ("cache", f"{hits} of the input"),
+        ("earned", earned),
+        ("unpaid", f"{status.claims_waiting} receipts wait for the ledger"),
+        (
+            "model",
+            f"{status.model}, {status.model_state}"
+            f"{', reproducible' if status.reproducible else ''}",
+        ),
+        (
+            "runtime",
+            f"{'ready' if status.runtime_ready else 'starting'}, restarted "
+            f"{status.runtime_restarts} times, "
+            f"{'without network' if status.sandboxed else 'NOT kept from the network'}",
+        ),
+        ("network", f"{status.gateways} gateways, bootstrap {status.bootstrap or 'unreachable'}"),
+        ("peer", f"{status.peer_id} for {status.account_id}"),
+        (
+            "up",
+            f"{up_s // 3600}:{up_s // 60 % 60:02}:{up_s % 60:02}, "
+            f"certificate ends in {left_days:.1f} days",
+        ),
+    ]

@@ -1,0 +1,1 @@
+"""Payments: from a provider's webhook to a grant, by one port (`resultity.payments.port`)."""
