@@ -53,6 +53,7 @@ class ClaimSweep:
         Raises: StorageError.
         """
         count = 0
+        before: object = None
         while True:
             due = await self._read(lambda c: due_claims(c, now_ms, CLAIMS_PER_STEP_MAX))
             done: list[TransferResult] = []
@@ -61,8 +62,9 @@ class ClaimSweep:
                     operation = SettleClaims(payer_id, hold_id, now_ms)
                     nursery.start_soon(self._settle_one, operation, done)
             count += sum(not result.exists for result in done)
-            if len(due) < CLAIMS_PER_STEP_MAX or not done:
+            if len(due) < CLAIMS_PER_STEP_MAX or not done or due == before:
                 return count
+            before = due
 
     async def _settle_one(self, operation: SettleClaims, results: list[TransferResult]) -> None:
         try:

@@ -39,6 +39,7 @@ from p2p.ledger_messages import (
 from p2p.opening_messages import Invitation, Referral
 from p2p.prices import FeeRule
 from p2p.signing import Signed
+from p2p.transfer_ids import derived_id
 from p2p.types import AccountId, NetworkId, PeerId
 from p2p.usage_messages import RcpEpoch, RcpScore, UptimeRecord
 
@@ -381,4 +382,4 @@ def transfer_id_of(operation: Operation) -> bytes | None:
 
 def expiry_id(hold_id: bytes) -> bytes:
     """Give the ID of the transfer that expires a hold: the same for everybody who sweeps."""
-    return hashlib.sha256(b"resultity/expire/1" + hold_id).digest()[:16]
+    return derived_id(b"resultity/expire/2", hold_id)

@@ -23,6 +23,7 @@ from ledger import (
 )
 from ledger.book import Book
 from ledger.claim_operations import RecordClaim, SettleClaims
+from ledger.errors import ConflictError, ValueRefusedError
 from ledger.exposure import check_exposure
 from ledger.log.rules import append_log
 from ledger.operations import (
@@ -50,8 +51,10 @@ from ledger.operations import (
     ReturnLease,
     RevokeKey,
     RotateKey,
+    transfer_id_of,
 )
 from ledger.records import Change
+from p2p.transfer_ids import is_derived
 
 _RULES: dict[type, Callable[[Book, Any, int], Change]] = {
     FoundAccount: account_rules.found_account,
@@ -82,6 +85,16 @@ _RULES: dict[type, Callable[[Book, Any, int], Change]] = {
 }
 
 _HOLDING = (PlaceHold, OpenLease)
+_CHOSEN = (
+    PlaceHold,
+    CaptureHold,
+    ReleaseHold,
+    OpenLease,
+    CaptureLeased,
+    ReturnLease,
+    MakeGrant,
+)
+"""Operations whose transfer's ID was made by whoever asks."""
 
 
 def decide(book: Book, operation: Operation, now_ms: int) -> Change:
@@ -92,8 +105,20 @@ def decide(book: Book, operation: Operation, now_ms: int) -> Change:
         now_ms: milliseconds since 1970.
     Raises: RequestError: the operation breaks a rule and does nothing.
     """
+    _check_chosen(operation)
     change = _RULES[type(operation)](book, operation, now_ms)
+    if change.transfer is not None and change.transfer.transfer_id in book.past:
+        raise ConflictError("another transfer has the ID that this one would get")
     if isinstance(operation, _HOLDING) and change.transfer is not None:
         exposure = book.exposure_of(operation.gateway_id)
         check_exposure(exposure, change.result.amount, operation.exposure_max, now_ms)
     return change
+
+
+def _check_chosen(operation: Operation) -> None:
+    """Refuse an ID that only a transfer without an asker may have. Raises: ValueRefusedError."""
+    chosen = transfer_id_of(operation) if isinstance(operation, _CHOSEN) else None
+    if isinstance(operation, RecordClaim) and operation.part is not None:
+        chosen = operation.part.hold_id
+    if chosen is not None and is_derived(chosen):
+        raise ValueRefusedError("an ID may not begin like those that follow from others: make anew")

@@ -19,7 +19,6 @@ Amounts are microcredits, times milliseconds since 1970.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -28,6 +27,7 @@ from p2p.job_messages import Amount, Digest, Id, Peer
 from p2p.ledger_messages import Account, PublicKey
 from p2p.limits import FRAME_BYTES_MAX, NAME_CHARACTERS_MAX, TEXT_CHARACTERS_MAX
 from p2p.signing import Document, Signed
+from p2p.transfer_ids import derived_id
 
 EVIDENCE_BYTES_MAX = 40 * 1024
 """Sealed and compressed: with its opening it fits the 64 KiB that a gateway's courier carries."""
@@ -46,7 +46,7 @@ LedgerAccount = Annotated[str, Limit(2 * NAME_CHARACTERS_MAX)]
 
 def correction_id(hold_id: bytes) -> bytes:
     """Give the ID of the transfer that settles the dispute of a charge: one, for ever."""
-    return hashlib.sha256(b"resultity/correction/1" + hold_id).digest()[:16]
+    return derived_id(b"resultity/correction/2", hold_id)
 
 
 # --- what is signed ------------------------------------------------------------------------------

@@ -120,8 +120,10 @@ def find_charge(connection: Connection, hold_id: bytes) -> Charge | None:
     # A part of a lease has no hold of its own: its capture has the ID that follows from the
     # hold's, a node's claim on it the hold's own.
     of_leased = TRANSFERS.c.transfer_id.in_([leased_capture_id(hold_id), hold_id])
+    leases = select(HOLDS.c.number).where(HOLDS.c.is_lease == 1)
     condition = (
-        of_leased & TRANSFERS.c.kind.in_(_CAPTURES)
+        # Another capture's own ID names no hold.
+        of_leased & TRANSFERS.c.kind.in_(_CAPTURES) & TRANSFERS.c.hold_number.in_(leases)
         if ended_by is None
         else TRANSFERS.c.number == ended_by
     )

@@ -74,6 +74,16 @@ class Store:
             except SQLAlchemyError as error:
                 self.close()
                 return self._one_by_one(operations, now_ms, error)
+            except Exception:
+                # A defect in one operation's way to the database must not stop the others, nor end
+                # the writer: nothing of the group was written.
+                self.close()
+                log.exception("a group of %d operations failed", len(operations))
+                if len(operations) > 1:
+                    return [self.apply([operation], now_ms)[0] for operation in operations]
+                return [StorageError("an internal error; it is in the log")]
+        if len(operations) > 1:  # one of them may be what fails every time
+            return [self.apply([operation], now_ms)[0] for operation in operations]
         return [StorageError("other processes were always faster, try again") for _ in operations]
 
     def close(self) -> None:

@@ -50,6 +50,7 @@ PURE = (
     "gateway.peer.receipts",
     "gateway.peer.routing",
     "ledger.account_rules",
+    "p2p.transfer_ids",
     "ledger.invite_rules",
     "ledger.opening_errors",
     "ledger.referral_rules",
