@@ -95,6 +95,12 @@ LEASE_TASKS_MAX = 1024
 LEASE_RETURNS_AT_ONCE = 16
 LEASES_SHOWN_PER_SESSION_MAX = 128
 """A node keeps twice as many: what was shown to it once need not be sent again."""
+LEASE_UNKNOWN_PAUSE_S_MIN = 5.0
+LEASE_UNKNOWN_PAUSE_S_MAX = 300.0
+"""A lease whose grant was lost may still reach the ledger: its return is repeated, ever slower,
+until the lease's time is over."""
+NOTICES_REMEMBERED_MAX = 4096
+"""Ledger notices of the last two minutes (a bootstrap gives a few in a second): 400 kB."""
 CUT_OFF_RECORD_S = 2.0
 """A key's record that the ledger does not renew serves this much longer while a lease is open."""
 CREDIT_LEASED_WAIT_S = 2.0

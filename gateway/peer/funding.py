@@ -14,6 +14,7 @@ import trio
 
 from gateway.errors import (
     AuthenticationError,
+    GatewayFullError,
     InternalError,
     LedgerUnavailableError,
     ModelUnknownError,
@@ -44,6 +45,7 @@ from p2p.signing import Signed
 
 log = logging.getLogger(__name__)
 ID_BYTES = 16
+_LOGGED = (AuthenticationError, GatewayFullError, InternalError, NotAllowedError)
 
 
 class Funding:
@@ -69,6 +71,8 @@ class Funding:
         self.hold_id = services.random_bytes(ID_BYTES)
         self.may_be_held = False
         """Whether a hold exists, or may exist because the ledger's answer was lost."""
+        self.is_owed = False
+        """Whether the journal has the capture that ends the job."""
         self.voucher: Signed | None = None
         self.leased: LeasedVoucher | None = None
         limits = services.configuration.current.limits
@@ -132,7 +136,7 @@ class Funding:
                 self.may_be_held = False
                 services.settlement.never_held(self.hold_id)
                 services.keys.forget(payer.key)
-            if isinstance(refusal, AuthenticationError | NotAllowedError | InternalError):
+            if isinstance(refusal, _LOGGED):
                 log.warning("job %s: no hold: %s", self._job.job_id.hex(), error)
             raise refusal from error
         payer.balance.available = result.available
@@ -142,6 +146,7 @@ class Funding:
         """Ask until the ledger has an answer that waiting does not change. Raises: P2PError."""
         services = self._services
         give_up_s = services.now_s() + CREDIT_LEASED_WAIT_S
+        returning = False
         while True:
             try:
                 return await services.ledger.hold(
@@ -154,10 +159,17 @@ class Funding:
                     source_network=self._source_network,
                 )
             except RefusedError as error:
-                if error.code != "credit_leased" or services.now_s() >= give_up_s:
+                full = error.code == "gateway_exposure"
+                if not (full or error.code == "credit_leased") or services.now_s() >= give_up_s:
                     raise
-            # Other gateways are told to give back what they do not need; so do we.
-            services.leases.make_room(self.payer)
+                if full:
+                    # What came back since the ledger was asked may be enough: one time more.
+                    waited, returning = returning, services.leases.make_exposure_room()
+                    if not (waited or returning):
+                        raise
+                else:
+                    # Other gateways are told to give back what they do not need; so do we.
+                    services.leases.make_room(self.payer)
             await trio.sleep(CREDIT_LEASED_PAUSE_S)
 
     def show_voucher(self, session: NodeSession, number: int) -> None:
@@ -173,16 +185,21 @@ class Funding:
 
     # --- the end --------------------------------------------------------------------------------
     def journal_running(self, legs: Sequence[CaptureLeg]) -> None:
-        """Note what would be captured if the gateway ended now."""
-        self._services.settlement.journal_running(self.hold_id, legs, self._leased_hold)
+        """Note what would be captured if the gateway ended now; nothing once `owe` was called."""
+        if not self.is_owed:
+            self._services.settlement.journal_running(self.hold_id, legs, self._leased_hold)
 
-    async def capture(self, legs: Sequence[CaptureLeg], amount: int, outcome: JobOutcome) -> None:
-        """Settle the hold by these legs, which are worth `amount`."""
+    def owe(self, legs: Sequence[CaptureLeg], outcome: JobOutcome) -> Signed:
+        """Journal the capture by these legs, which `capture` sends: under this ID only, so that
+        it is settled once whether a restart sends it or we do."""
+        self.is_owed = True
+        return self._services.settlement.owe(self.hold_id, legs, outcome.value, self._leased_hold)
+
+    async def capture(self, owed: Signed, amount: int) -> None:
+        """Settle the hold by what `owe` gave, which is worth `amount`."""
         if self.leased is not None:
             self._services.leases.charged(self.hold_id, amount)
-        await self._services.settlement.capture(
-            self.hold_id, legs, outcome.value, self._leased_hold
-        )
+        await self._services.settlement.capture(self.hold_id, owed)
 
     async def release(self, outcome: JobOutcome) -> None:
         """Give the whole hold back, if there is or may be one."""

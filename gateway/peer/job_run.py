@@ -29,6 +29,7 @@ from gateway.peer.attempt import Attempt, Ending
 from gateway.peer.billing import Bill, make_bill, make_legs, make_receipt
 from gateway.peer.charging import JobOutcome
 from gateway.peer.funding import Funding, admit
+from gateway.peer.job_log import log_job
 from gateway.peer.node_dispatch import Dispatch
 from gateway.peer.routing import Candidate, Choice, Wanted, choose
 from gateway.peer.services import Services
@@ -40,7 +41,6 @@ from p2p.ledger_messages import CaptureLeg
 from p2p.types import PeerId
 
 log = logging.getLogger("gateway.jobs")
-_LINE = "job=%s model=%s outcome=%s finish=%s attempts=%d input=%d output=%d charged=%d ms=%d"
 
 
 class JobRun:
@@ -335,66 +335,66 @@ class JobRun:
         if self._job.streaming and self._tokens:
             # What was written is known when the HTTP thread has written it all, or gave up.
             remaining_s = funding.deadline_s - self._services.now_s()
-            with trio.move_on_after(max(CLIENT_WRITE_TIMEOUT_S, remaining_s)):
-                await self._written.wait()
+            try:
+                with trio.move_on_after(max(CLIENT_WRITE_TIMEOUT_S, remaining_s)):
+                    await self._written.wait()
+            except trio.Cancelled:
+                self._journal_now()
+                raise
             if self._left:
                 self._outcome = JobOutcome.CLIENT_LEFT
         written = self._pipe.written_tokens if self._job.streaming else len(self._tokens)
         bill = self._bill(funding, written)
         self._log_line(bill)
-        await self._services.settlement.wait_turn()
-        if bill.parts and funding.is_paid:
-            await funding.capture(self._acknowledge(bill, final=True), bill.amount, self._outcome)
-        else:
+        if not (bill.parts and funding.is_paid):
+            await self._services.settlement.wait_turn()
             await funding.release(self._outcome)
+            return
+        legs = self._sign(bill, final=True)
+        # Before anything is waited for: a gateway that is stopped there still owes it.
+        owed = funding.owe(legs, self._outcome)
+        await self._services.settlement.wait_turn()
+        self._tell(bill, legs)
+        await funding.capture(owed, bill.amount)
 
-    def _acknowledge(self, bill: Bill, *, final: bool) -> tuple[CaptureLeg, ...]:
-        """Sign delivery counts for what is billed, and tell the nodes that can be reached."""
-        services = self._services
-        legs = make_legs(
-            bill,
-            self._attempts,
-            services.key_pair,
-            services.network,
-            final=final,
-            at_ms=services.clock_ms(),
-        )
+    def _sign(self, bill: Bill, *, final: bool) -> tuple[CaptureLeg, ...]:
+        """Sign delivery counts for what is billed."""
+        key_pair, network = self._services.key_pair, self._services.network
+        at_ms = self._services.clock_ms()
+        return make_legs(bill, self._attempts, key_pair, network, final=final, at_ms=at_ms)
+
+    def _tell(self, bill: Bill, legs: tuple[CaptureLeg, ...]) -> None:
+        """Acknowledge what is billed to the nodes that can be reached."""
         for part, leg in zip(bill.parts, legs, strict=True):
             self._dispatches[part.attempt].acknowledge(leg.delivery)
-        return legs
 
     def _acknowledge_delivered(self, funding: Funding) -> None:
         """Tell the nodes what was delivered so far, and note what would be owed now."""
         written = self._pipe.written_tokens
-        if not funding.is_paid or written <= self._acknowledged_tokens:
+        if not funding.is_paid or funding.is_owed or written <= self._acknowledged_tokens:
             return
         self._acknowledged_tokens = written
-        bill = self._bill(funding, written)
-        if bill.parts:
-            funding.journal_running(self._acknowledge(bill, final=False))
+        self._journal_running(funding, final=False)
 
     def _journal_now(self) -> None:
         """The gateway is being stopped in the middle: leave what is owed for the next start."""
-        funding = self._funding
-        if funding is None or not funding.is_paid:
-            return
+        if self._funding is not None and self._funding.is_paid:
+            self._journal_running(self._funding, final=True)
+
+    def _journal_running(self, funding: Funding, *, final: bool) -> None:
         bill = self._bill(funding, self._pipe.written_tokens)
         if bill.parts:
-            funding.journal_running(self._acknowledge(bill, final=True))
+            legs = self._sign(bill, final=final)
+            self._tell(bill, legs)
+            funding.journal_running(legs)
 
     def _log_line(self, bill: Bill | None) -> None:
-        """One line for each job: numbers only, never what was asked or answered."""
-        arguments = (
-            self._job.job_id.hex(),
+        log_job(
+            self._job.job_id,
             self._funding.model.name if self._funding is not None else "-",
-            self._outcome.value,
-            self._finish_reason or "-",
+            self._outcome,
+            self._finish_reason,
             len(self._dispatches),
-            bill.input_tokens if bill is not None else 0,
-            bill.output_tokens if bill is not None else 0,
-            bill.amount if bill is not None else 0,
-            int((self._services.now_s() - self._started_s) * 1000),
+            bill,
+            self._services.now_s() - self._started_s,
         )
-        if log.isEnabledFor(logging.INFO):
-            # Made by hand: logging's search for the caller costs more than the line.
-            log.handle(log.makeRecord(log.name, logging.INFO, "", 0, _LINE, arguments, None))

@@ -30,6 +30,8 @@ from p2p.signing import Signed
 log = logging.getLogger(__name__)
 _FILE_MODE = 0o600
 _LINES_WAITING_MAX = 256
+_REWRITE_PAUSE_BYTES = 1 << 20
+"""A file that could not be rewritten is tried again when it has grown by this."""
 _ID_BYTES = 16
 
 
@@ -56,6 +58,7 @@ class SettlementJournal:
         self._open: dict[bytes, Signed | None] = {}
         self._leases: dict[bytes, int] = {}
         self._size_bytes = 0
+        self._rewrite_at_bytes = JOURNAL_BYTES_MAX
         self._lines: list[bytes] = []
         self.on_line: Callable[[], None] = lambda: None
         """Called when a line waits for `flush`."""
@@ -104,13 +107,26 @@ class SettlementJournal:
         data = b"".join(self._lines)
         self._lines.clear()
         try:
-            os.write(self._descriptor, data)
+            written = os.write(self._descriptor, data)
         except OSError as error:  # settlement goes on from memory
             log.error("the settlement journal cannot be written: %s", error)
             return
+        if written < len(data):  # a full disk: what is missing comes first once there is room
+            log.error("the settlement journal is torn: %d bytes are missing", len(data) - written)
+            # The torn line is repeated whole behind a line break, so that it spoils no other.
+            kept = data.rfind(b"\n", 0, written) + 1
+            self._lines.insert(0, b"\n" + data[kept:])
+            self._size_bytes += written
+            return
         self._size_bytes += len(data)
-        if self._size_bytes > JOURNAL_BYTES_MAX:
+        if self._size_bytes <= self._rewrite_at_bytes:
+            return
+        try:
             self._rewrite()
+        except OSError as error:  # the old file is still there and goes on growing
+            log.error("the settlement journal cannot be rewritten: %s", error)
+            if self._rewrite_at_bytes:
+                self._rewrite_at_bytes = self._size_bytes + _REWRITE_PAUSE_BYTES
 
     def close(self) -> None:
         """Write what has collected and close the file."""
@@ -130,10 +146,13 @@ class SettlementJournal:
         data = b"".join(_lease_line(*lease) for lease in self._leases.items())
         data += b"".join(_line(hold_id, capture) for hold_id, capture in self._open.items())
         write_atomically(self._path, data, _FILE_MODE)
+        self._rewrite_at_bytes = 0  # if the new file cannot be opened, the next flush tries again
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         if self._descriptor >= 0:
             os.close(self._descriptor)
-        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self._descriptor = descriptor
         self._size_bytes = len(data)
+        self._rewrite_at_bytes = max(JOURNAL_BYTES_MAX, 2 * len(data))
 
     def _load(self) -> None:
         if not self._path.exists():
@@ -149,6 +168,8 @@ class SettlementJournal:
     def _replay(self, line: bytes) -> None:
         mark, _, text = line.partition(b" ")
         data = bytes.fromhex(text.decode("ascii"))
+        if len(data) != _LENGTHS.get(mark, len(data)):
+            raise ValueError("a torn line")
         if mark == b"D":
             self._open.pop(data, None)
         elif mark == b"H":
@@ -160,6 +181,9 @@ class SettlementJournal:
             self._leases[data[:_ID_BYTES]] = int.from_bytes(data[_ID_BYTES:], "big")
         elif mark == b"R":
             self._leases.pop(data, None)
+
+
+_LENGTHS = {b"D": _ID_BYTES, b"H": _ID_BYTES, b"R": _ID_BYTES, b"L": _ID_BYTES + 8}
 
 
 def _lease_line(lease_id: bytes, expires_ms: int) -> bytes:

@@ -3,7 +3,9 @@
 Theory of operation. A lease that closes is looked at whenever a job in it ends. What has no use any
 more is sent back under an ID of its own, which is repeated as it is until the ledger answers; the
 last return ends the lease, when no job in it waits for the ledger. A lease whose time is over needs
-no return: the ledger's sweep gives the rest back.
+no return: the ledger's sweep gives the rest back. A lease that the gateway never saw granted (the
+answer was lost, or it is of an earlier run) may reach the ledger after its return did: "unknown" is
+not the last word about it.
 """
 
 from __future__ import annotations
@@ -11,10 +13,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 import trio
 
-from gateway.limits import LEASE_RETURNS_AT_ONCE, SETTLE_RETRY_S_MIN
+from gateway.limits import (
+    LEASE_RETURNS_AT_ONCE,
+    LEASE_UNKNOWN_PAUSE_S_MAX,
+    LEASE_UNKNOWN_PAUSE_S_MIN,
+    SETTLE_RETRY_S_MIN,
+)
 from gateway.peer.journal import SettlementJournal, hold_of
 from gateway.peer.lease_rules import LocalLease
 from gateway.peer.ledger_port import PASSING_CODES, LedgerPort, ReturnedLease
@@ -31,6 +39,9 @@ class _Sending:
 
     lease: LocalLease
     document: ReturnedLease | None = None
+    again_s: float = float("-inf")
+    """Not before (trio's time): the ledger does not know the lease so far."""
+    pause_s: float = LEASE_UNKNOWN_PAUSE_S_MIN
 
 
 class LeaseReturns:
@@ -91,15 +102,23 @@ class LeaseReturns:
             self._closing.setdefault(lease.lease_id, _Sending(lease))
             self._wake.set()
 
+    @property
+    def under_way(self) -> bool:
+        """Whether something is left that can go back now."""
+        return any(self._next(sending) for sending in self._closing.values())
+
     async def wait_done(self) -> None:
         """Wait until nothing is left that could go back now."""
-        while any(self._next(sending) for sending in self._closing.values()):
+        while self.under_way:
             await self._ended.wait()
 
     async def run(self) -> None:
         """Give back until cancelled."""
         while True:
-            await self._wake.wait()
+            pauses = (sending.again_s for sending in self._closing.values())
+            now_s = trio.current_time()
+            with trio.move_on_at(min((at_s for at_s in pauses if at_s > now_s), default=inf)):
+                await self._wake.wait()
             self._wake = trio.Event()
             while ready := [s for s in self._closing.values() if self._next(s)]:
                 answers: list[bool] = []
@@ -113,6 +132,8 @@ class LeaseReturns:
 
     def _next(self, sending: _Sending) -> ReturnedLease | None:
         """What is to be sent now: what had no answer again, or what has become free."""
+        if sending.again_s > trio.current_time():
+            return None
         if sending.document is not None:
             return sending.document
         lease = sending.lease
@@ -148,6 +169,10 @@ class LeaseReturns:
                 answers.append(False)
                 return
             log.info("lease %s: not returned: %s", lease.lease_id.hex(), error)
+            if error.code == "hold_unknown" and lease.signed is None:
+                sending.again_s = trio.current_time() + sending.pause_s
+                sending.pause_s = min(2 * sending.pause_s, LEASE_UNKNOWN_PAUSE_S_MAX)
+                return
         except P2PError as error:
             log.info("lease %s: not returned yet: %s", lease.lease_id.hex(), error)
             answers.append(False)

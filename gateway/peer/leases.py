@@ -237,6 +237,8 @@ class Leases:
             pool.paused_until_s = self._now_s() + LEASE_PAUSE_S
             if isinstance(error, RefusedError) and error.code not in PASSING_CODES:
                 self._journal.lease_ended(lease_id)
+                if error.code == "gateway_exposure":
+                    self.make_exposure_room(pool)
             else:  # it may have been granted
                 lease.amount = 0
                 self._close(lease)
@@ -307,6 +309,16 @@ class Leases:
         """An own hold did not find enough: give back what no job of this namespace needs."""
         namespace = (payer.record.account_id, payer.record.namespace)
         self._give_way([pool for pool in self._all_active() if pool.namespace == namespace])
+
+    def make_exposure_room(self, but: _Pool | None = None) -> bool:
+        """The ledger lets this gateway have no more credit: give back the leases, of all keys, that
+        no job is in. Returns: whether some credit is on its way back."""
+        for pool in self._all_active():
+            for lease in pool.leases if pool is not but else ():
+                if not lease.held and not lease.ended:
+                    pool.paused_until_s = self._now_s() + LEASE_PAUSE_S
+                    self._close(lease)
+        return self._returns.under_way
 
     def _give_way(self, pools: Collection[_Pool]) -> None:
         for pool in pools:

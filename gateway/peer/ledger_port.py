@@ -5,6 +5,7 @@ The port is implemented by `RemoteLedger` over the uplink, and by a fake in test
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -40,14 +41,18 @@ _KEY_CODES = {"key_unknown", "key_proof", "key_revoked", "key_expired"}
 PASSING_CODES = {
     "internal",
     "ledger_busy",
+    "ledger_integrity",
     "ledger_storage",
+    "mirror_reads_only",
     "not_entitled",
     "rate_limited",
     "terms",
     "unavailable",
 }
 """Refusals that say nothing about the request: the same request may succeed later (a bootstrap that
-is busy, a certificate that is being renewed, a configuration that has not reached everybody)."""
+is busy, a certificate that is being renewed, a configuration that has not reached everybody, a
+ledger whose writes are halted until its operator has repaired it)."""
+_RESET_TIME = re.compile(r"resets at ([0-9TZ:.+-]{10,32})$")
 UNBELIEVED_MESSAGE = (
     "The credit of this account cannot be verified: the network's ledger shows grants that no mint "
     "key signed. Nothing was charged; tell the network's operator."
@@ -149,9 +154,12 @@ def as_client_error(error: P2PError) -> GatewayError:
             retry_after_s=error.retry_after_s or RETRY_AFTER_S,
         )
     if error.code == "gateway_exposure":
+        # The ledger's text is the gateway's whole business of the day: for its operator's log.
+        reset = _RESET_TIME.search(str(error))
+        when = f"; it resets at {reset[1]} at the latest" if reset else ""
         return GatewayFullError(
-            "This gateway has as much credit in use as the network allows one gateway to have; "
-            f"nothing was charged. Try again later, or use another gateway ({error}).",
+            "This gateway has as much credit in use as the network allows one gateway to have"
+            f"{when}. Nothing was charged. Try again later, or use another gateway.",
             retry_after_s=error.retry_after_s or RETRY_AFTER_S,
         )
     if error.code == "key_not_allowed":

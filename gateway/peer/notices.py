@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
 
+from gateway.limits import NOTICES_REMEMBERED_MAX
 from gateway.peer.keys import KeyCache
 from gateway.peer.leases import Leases
 from p2p.clock import Clock
+from p2p.codec import encode_message
 from p2p.errors import P2PError, UntrustedError
-from p2p.lease_messages import LEDGER_NOTICE_TOPIC
-from p2p.ledger_notices import open_notice
+from p2p.lease_messages import LEDGER_NOTICE_TOPIC, LedgerNotice
+from p2p.ledger_notices import NOTICE_AGE_MS_MAX, open_notice
 from p2p.network import Network
 from p2p.types import NetworkId, PeerId
 
@@ -35,6 +39,8 @@ class Notices:
         self._leases = leases
         self._is_banned = is_banned
         self._clock_ms = clock_ms
+        self._seen: OrderedDict[bytes, int] = OrderedDict()
+        """Digests of notices that were acted on, and until when they could be replayed."""
 
     async def follow(self, network: Network) -> None:
         """Listen until cancelled."""
@@ -45,13 +51,31 @@ class Notices:
                 log.info("a ledger notice from %s is dropped: %s", item.author, error)
 
     def take(self, data: bytes) -> None:
-        """Act on a notice. Raises: MalformedError, UntrustedError, StaleError."""
+        """Act on a notice, once however often it comes.
+
+        Raises: MalformedError, UntrustedError, StaleError.
+        """
         notice, issuer = open_notice(data, self._network, self._clock_ms())
         if self._is_banned(issuer):
             raise UntrustedError("its issuer is banned")
+        if self._is_repeat(notice, issuer):
+            return
         if notice.changed_keys:
             marks = frozenset(notice.changed_keys)
             self._keys.forget_marked(marks)
             self._leases.key_changed(marks)
         if notice.wanted_keys:
             self._leases.wanted(frozenset(notice.wanted_keys))
+
+    def _is_repeat(self, notice: LedgerNotice, issuer: PeerId) -> bool:
+        # Of what was signed, not of what was sent: the chain beside it can be varied by anybody.
+        digest = hashlib.sha256(issuer.encode() + encode_message(notice)).digest()
+        now_ms = self._clock_ms()
+        while self._seen and next(iter(self._seen.values())) < now_ms:
+            self._seen.popitem(last=False)
+        if digest in self._seen:
+            return True
+        self._seen[digest] = notice.issued_ms + NOTICE_AGE_MS_MAX
+        if len(self._seen) > NOTICES_REMEMBERED_MAX:
+            self._seen.popitem(last=False)
+        return False

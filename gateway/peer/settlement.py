@@ -93,14 +93,14 @@ class Settlement:
         # Who is there at the next start did not see the answer to its end.
         self._journal.owe(hold_id, self._request(hold_id, legs, FAILED, leased))
 
-    async def capture(
+    def owe(
         self,
         hold_id: bytes,
         legs: Sequence[CaptureLeg],
         outcome: str = "",
         leased: Signed | None = None,
-    ) -> None:
-        """Settle a hold by these legs; returns when the ledger answered, or leaves it to `run`.
+    ) -> Signed:
+        """Sign and journal the capture by these legs. Returns: what `capture` is to send.
 
         Args:
             outcome: how the job ended (`ledger.usage.OUTCOMES`), for the payer's statistics.
@@ -108,6 +108,11 @@ class Settlement:
         """
         signed = self._request(hold_id, legs, outcome, leased)
         self._journal.owe(hold_id, signed)
+        return signed
+
+    async def capture(self, hold_id: bytes, signed: Signed) -> None:
+        """Settle a hold by what `owe` gave; returns when the ledger answered, or leaves it to
+        `run`."""
         if not await self._try(hold_id, signed):
             self._later(hold_id, signed)
 

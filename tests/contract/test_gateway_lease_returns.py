@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from gateway.errors import CreditLeasedError
+from gateway.limits import NOTICES_REMEMBERED_MAX
+from gateway.peer import lease_returns
 from gateway.peer.journal import SettlementJournal
+from gateway.peer.ledger_port import ReturnedLease
+from gateway.peer.notices import Notices
+from p2p.api_keys import ApiKey
 from p2p.errors import RefusedError
-from p2p.lease_messages import LedgerNotice, key_mark
+from p2p.lease_messages import LeaseResult, LedgerNotice, key_mark
+from p2p.ledger_messages import TransferResult
+from p2p.ledger_notices import NOTICE_AGE_MS_MAX, encode_notice
+from tests.fakes import trust
 from tests.fakes.gateway_world import GatewayWorld, chat, script_next
 from tests.fakes.leased_gateway import CHAT, PRICE, check_whole, jobs, prime
+from tests.fakes.ledger import FakeLease, FakeLedger
 from tests.fakes.networks import eventually
 from tests.fakes.nodes import Script
 
@@ -84,6 +94,39 @@ async def test_notices_that_nobody_may_give_are_dropped(world: GatewayWorld) -> 
         assert (await client.post(CHAT, json=chat())).status_code == 200
         assert world.ledger.started_holds == 2
     check_whole(world)
+
+
+async def test_a_replayed_notice_is_ignored(world: GatewayWorld) -> None:
+    heard: list[object] = []
+
+    class Listener:
+        forget_marked = key_changed = wanted = heard.append
+
+    now_ms = [world.clock_ms()]
+    listener: Any = Listener()
+    notices = Notices(
+        trust.NETWORK, listener, listener, is_banned=lambda _: False, clock_ms=lambda: now_ms[0]
+    )
+    chain = trust.bootstrap_chain(issued_ms=world.issued_ms)
+
+    def notice(mark: bytes) -> bytes:
+        document = LedgerNotice(now_ms[0], wanted_keys=(mark,))
+        return encode_notice(document, trust.BOOTSTRAP, trust.NETWORK, chain)
+
+    first = notice(bytes(16))
+    for _ in range(3):
+        notices.take(first)
+    assert len(heard) == 1
+    now_ms[0] += NOTICE_AGE_MS_MAX
+    notices.take(first)  # still young enough to be believed
+    assert len(heard) == 1
+    for number in range(NOTICES_REMEMBERED_MAX // 256):
+        notices.take(notice(bytes([number]) * 16))
+    assert len(heard) == 1 + NOTICES_REMEMBERED_MAX // 256
+    assert len(notices._seen) <= NOTICES_REMEMBERED_MAX
+    now_ms[0] += NOTICE_AGE_MS_MAX + 1
+    notices.take(notice(bytes(16)))
+    assert len(notices._seen) == 1
 
 
 # --- credit that is leased elsewhere ------------------------------------------------------------
@@ -168,6 +211,80 @@ async def test_a_lost_answer_to_a_lease_is_given_back(world: GatewayWorld) -> No
             assert (await client.post(CHAT, json=chat())).status_code == 200
         await eventually(lambda: len(world.ledger.leases) == 1 and world.ledger.leased == 0)
         assert (await client.get("/healthz")).json()["leases"] == 0
+    check_whole(world)
+
+
+class LateLedger(FakeLedger):
+    """A lease's answer is lost, and the ledger hears of the lease after its return."""
+
+    late: dict[bytes, FakeLease]
+
+    async def lease(self, key: ApiKey, *, lease_id: bytes, **fields: Any) -> LeaseResult:
+        before = set(self.leases)
+        self.lose_leases = True
+        try:
+            return await FakeLedger.lease(self, key, lease_id=lease_id, **fields)
+        finally:
+            self.late = {k: self.leases.pop(k) for k in set(self.leases) - before}
+
+
+async def test_a_lease_granted_after_its_return(
+    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_returns, "LEASE_UNKNOWN_PAUSE_S_MAX", 0.2)
+    options = {name: getattr(world.ledger, name) for name in ("network", "issuer", "gateway_id")}
+    world.ledger = ledger = LateLedger(**options, clock_ms=world.clock_ms)
+    refused = []
+    give_back = FakeLedger.lease_return
+
+    async def lease_return(self: FakeLedger, document: ReturnedLease) -> TransferResult:
+        refused.append(document.lease_id)
+        return await give_back(self, document)
+
+    monkeypatch.setattr(FakeLedger, "lease_return", lease_return)
+    monkeypatch.setattr(lease_returns._Sending, "__init__", _impatient)
+    async with world.run() as client:
+        for _ in range(2):
+            assert (await client.post(CHAT, json=chat())).status_code == 200
+        await eventually(lambda: len(refused) >= 2)
+        assert len(set(refused)) == 1
+        ledger.leases |= ledger.late
+        await eventually(lambda: ledger.leased == 0)
+        await world.leases_at_gateway(client, 0)
+    check_whole(world)
+
+
+_sending = lease_returns._Sending.__init__
+
+
+def _impatient(self: Any, lease: Any) -> None:
+    _sending(self, lease, pause_s=0.1)
+
+
+@pytest.mark.parametrize("code", ["ledger_integrity", "mirror_reads_only"])
+async def test_a_ledger_that_writes_nothing_for_a_while(
+    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    halted, tries = [True], []
+    answer = FakeLedger._answer
+
+    async def refuse(self: FakeLedger) -> None:
+        tries.append(code)
+        if halted:
+            raise RefusedError(code, "nothing is written until it is repaired")
+        await answer(self)
+
+    async with world.run() as client:
+        await prime(world, client)
+        monkeypatch.setattr(FakeLedger, "_answer", refuse)
+        assert (await client.post(CHAT, json=chat())).status_code == 200
+        await world.notify(
+            LedgerNotice(world.clock_ms(), wanted_keys=(key_mark(world.key.key_id),))
+        )
+        await eventually(lambda: len(tries) >= 4)
+        halted.clear()
+        await eventually(lambda: world.ledger.leased == 0)
+    assert world.ledger.spent == 3 * PRICE
     check_whole(world)
 
 

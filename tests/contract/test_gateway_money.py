@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 import trio
 
+from gateway.peer import job_run
+from gateway.peer.job_run import JobRun
 from gateway.peer.journal import SettlementJournal
+from gateway.peer.settlement import Settlement
+from p2p.codec import decode_message
 from p2p.errors import RefusedError
+from p2p.ledger_messages import CaptureRequest, TransferResult
+from p2p.signing import Signed
 from tests.fakes.gateway_world import GatewayWorld, chat, script_next, streamed_text
-from tests.fakes.ledger import DroppingLedger, api_key
+from tests.fakes.leased_gateway import check_whole, prime
+from tests.fakes.ledger import DroppingLedger, FakeLedger, api_key
 from tests.fakes.networks import eventually
 from tests.fakes.nodes import WORDS, Script
 
@@ -104,6 +111,68 @@ async def test_restart_settles_what_was_owed(world: GatewayWorld, tmp_path: Path
         await again.ledger.settled(1)
     assert again.ledger.spent == PRICE
     assert SettlementJournal(tmp_path / "settlement.journal").owed() == {}
+
+
+async def _stop_here(*arguments: object) -> None:
+    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("lease_usable_s", [0, 300])
+async def test_stopped_before_its_turn_is_owed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lease_usable_s: int
+) -> None:
+    world = GatewayWorld(tmp_path, lease_usable_s=lease_usable_s)
+    async with world.run(stop_grace_s=0.0) as client:
+        if lease_usable_s:
+            await prime(world, client)
+        monkeypatch.setattr(Settlement, "wait_turn", _stop_here)
+        assert (await client.post(CHAT, json=chat())).status_code == 200
+    monkeypatch.undo()
+    spent = world.ledger.spent
+    assert spent == (2 * PRICE if lease_usable_s else 0)
+    again = GatewayWorld(tmp_path, lease_usable_s=lease_usable_s)
+    for name in ("leases", "holds", "ended", "captured", "available"):
+        setattr(again.ledger, name, getattr(world.ledger, name))
+    async with again.run():
+        await eventually(lambda: again.ledger.spent == spent + PRICE)
+    check_whole(again)
+
+
+class SilentLedger(FakeLedger):
+    """Captures, and never says so."""
+
+    async def capture(self, signed: Signed) -> TransferResult:
+        await FakeLedger.capture(self, signed)
+        await trio.sleep_forever()
+        raise AssertionError("not reached")
+
+
+async def test_a_capture_under_way_is_not_journalled_under_another_id(
+    world: GatewayWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {name: getattr(world.ledger, name) for name in ("network", "issuer", "gateway_id")}
+    world.ledger = SilentLedger(**options, clock_ms=world.clock_ms)
+    monkeypatch.setattr(job_run, "DELIVERY_INTERVAL_S", 0.0)
+    ticks = 0
+    tick = JobRun.tick
+
+    def counted(self: JobRun, now_s: float) -> None:
+        nonlocal ticks
+        ticks += 1
+        tick(self, now_s)
+
+    monkeypatch.setattr(JobRun, "tick", counted)
+    async with world.run(stop_grace_s=0.0) as client:
+        response = await client.post(CHAT, json=chat(stream=True))
+        assert streamed_text(response.text) == ANSWER
+        await eventually(lambda: len(world.ledger.captured) == 1)
+        before = ticks
+        await eventually(lambda: ticks >= before + 3)
+    journal = SettlementJournal(tmp_path / "settlement.journal")
+    ((_, owed),) = journal.owed().items()
+    journal.close()
+    assert owed is not None
+    assert decode_message(owed.body, CaptureRequest).capture_id in world.ledger.captured
 
 
 # --- keys ---------------------------------------------------------------------------------------

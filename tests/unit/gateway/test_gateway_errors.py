@@ -39,6 +39,8 @@ def test_every_error_has_a_shape() -> None:
         ("key_cap", 429),
         ("key_not_allowed", 403),
         ("ledger_busy", 503),
+        ("ledger_integrity", 503),
+        ("mirror_reads_only", 503),
         ("value_refused", 500),
     ],
 )

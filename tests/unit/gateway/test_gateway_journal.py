@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.peer import journal as module
 from gateway.peer.journal import SettlementJournal, hold_of
 from p2p.lease_messages import LeasedCapture, LeasedHold
 from p2p.ledger_messages import CaptureLeg, CaptureRequest
@@ -81,6 +85,34 @@ def test_any_history(tmp_path_factory: object, steps: list[tuple[str, int]]) -> 
     assert owed_after(path) == model
 
 
+def test_full_disk_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "journal"
+    monkeypatch.setattr(module, "JOURNAL_BYTES_MAX", 100)
+    monkeypatch.setattr(module, "_REWRITE_PAUSE_BYTES", 100)
+    journal = SettlementJournal(path)
+    calls = []
+
+    def full(*arguments: object) -> None:
+        calls.append(arguments)
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_atomically", full)
+        journal.owe(hold(1), capture(1))
+        journal.flush()
+        journal.held(hold(2))
+        journal.flush()  # not tried again with every line
+        assert len(calls) == 1
+    assert owed_after(path) == {hold(1): capture(1), hold(2): None}
+    journal.close()
+    journal = SettlementJournal(path)
+    for _ in range(40):
+        journal.owe(hold(1), capture(1))
+        journal.flush()
+    assert path.stat().st_size < 10 * 2 * len(capture(1).body)  # rewritten again and again
+    journal.close()
+
+
 def leased_capture(number: int, lease: int) -> Signed:
     part = LeasedHold(hold(lease), hold(number), bytes(16), 5, 1, 2)
     document = LeasedCapture(GATEWAY.sign(NETWORK, part), (LEG,), 1)
@@ -104,3 +136,17 @@ def test_leases_and_what_is_owed_from_them(tmp_path: Path) -> None:
         again.close()
     assert hold_of(capture(1)) == (hold(1), None)
     journal.close()
+
+
+def test_a_torn_write_spoils_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "journal"
+    journal = SettlementJournal(path)
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda where, data: write(where, data[: len(data) // 2 + 3]))
+    for number in range(5):
+        journal.held(bytes([number]) * 16)
+    journal.flush()
+    monkeypatch.setattr(os, "write", write)
+    journal.held(bytes([9]) * 16)
+    journal.close()
+    assert set(SettlementJournal(path).owed()) == {bytes([n]) * 16 for n in (0, 1, 2, 3, 4, 9)}
