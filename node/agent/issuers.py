@@ -34,6 +34,7 @@ class IssuerBook:
         self._membership = membership
         self._configuration = configuration
         self._used: OrderedDict[bytes, None] = OrderedDict()
+        self._holds: OrderedDict[bytes, bytes] = OrderedDict()
         self._known: OrderedDict[PeerId, Certificate] = OrderedDict()
 
     def open_promise(
@@ -67,6 +68,12 @@ class IssuerBook:
         attempt = offer.job_id + bytes([offer.attempt]) + offer.gateway_id.encode()
         if attempt in self._used:
             raise StaleError("this attempt was begun before: its voucher is used up")
+        # One hold pays for one job: of two with one hold a gateway would pay the first only.
+        job = self._holds.setdefault(offer.hold_id, offer.job_id)
+        if job != offer.job_id:
+            raise StaleError("this hold pays for another job already")
+        if len(self._holds) > ATTEMPTS_REMEMBERED_MAX:
+            self._holds.popitem(last=False)
         self._used[attempt] = None
         if len(self._used) > ATTEMPTS_REMEMBERED_MAX:
             self._used.popitem(last=False)

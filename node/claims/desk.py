@@ -48,8 +48,18 @@ from p2p.signing import KeyPair, Signed
 from p2p.types import NetworkId, PeerId
 
 log = logging.getLogger(__name__)
-_PASSING = ("internal", "ledger_busy", "ledger_storage", "rate_limited", "unavailable")
-"""Refusals that say nothing about the claim."""
+_PASSING = (
+    "internal",
+    "ledger_busy",
+    "ledger_integrity",
+    "ledger_storage",
+    "mirror_reads_only",
+    "not_entitled",
+    "rate_limited",
+    "unavailable",
+)
+"""Refusals that say nothing about the claim: a ledger that is halted, a mirror, a certificate that
+is being renewed."""
 
 
 class Ask(Protocol):
@@ -169,6 +179,9 @@ class ClaimDesk:
         if state == "open":
             if owed.claimed or await self._claim(owed):
                 self._later([owed])
+            return
+        if state == "unknown" and self._clock_ms() < owed.expires_ms:
+            self._later([owed])  # this bootstrap may not have it yet
             return
         paid = input_tokens >= count.input_tokens and output_tokens >= count.output_tokens
         if state in ("captured", "claimed") and paid:

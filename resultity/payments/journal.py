@@ -55,7 +55,7 @@ class PaymentJournal:
                     f"{resets:%Y-%m-%dT%H:%M:%SZ}",
                     int(resets.timestamp()) - now_s,
                 )
-            if before is None:
+            if before is None or (not before.granted and before.amount < payment.amount):
                 self._write(payment, ASKED, now_s)
                 self._entries[name] = _Entry(payment.amount)
 
@@ -112,6 +112,8 @@ def _count(entries: dict[str, _Entry], name: str, amount: int, outcome: str) -> 
         entry.amount, entry.granted = amount, True
     elif outcome in (EXISTS, REFUSED) and not entry.granted:
         entry.amount = 0
+    elif outcome == ASKED and not entry.granted:  # once more, after a refusal
+        entry.amount = amount
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

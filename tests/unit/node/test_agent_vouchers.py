@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import trio
 
 from node.limits import VOUCHER_WAIT_S
+from p2p.errors import StaleError
 from p2p.job_messages import (
     AcceptFrame,
     EndFrame,
@@ -162,3 +164,13 @@ async def test_no_voucher_in_time(autojump_clock: trio.abc.Clock) -> None:
         desk.send_voucher(offer)
         await trio.sleep(5)
         assert desk.runtime.sinks == {}
+
+
+def test_a_hold_pays_for_one_job() -> None:
+    desk = Desk()
+    offer = desk.offer()
+    book = desk.agent.issuers
+    book.use_once(offer)
+    book.use_once(replace(offer, attempt=offer.attempt + 1))
+    with pytest.raises(StaleError, match="another job"):
+        book.use_once(replace(offer, job_id=bytes(16)))

@@ -208,7 +208,28 @@ async def test_what_is_past_help_is_forgotten(scene: Scene) -> None:
         scene.ledger.states[attempt.hold_id] = (state, 0, 0)
     await scene.after(CLAIM_AFTER_END_S)
     assert scene.ledger.claims == []
+    # A bootstrap that lags does not know the hold yet: the proof is kept for the hold's time.
+    assert len(scene.journal) == 1
+    await scene.after(900)
     assert len(scene.journal) == 0
+
+
+@pytest.mark.parametrize("code", ["ledger_integrity", "mirror_reads_only", "not_entitled"])
+async def test_a_ledger_that_is_halted_loses_no_proof(scene: Scene, code: str) -> None:
+    scene.note(scene.attempt(), final=True)
+    ask = scene.ledger.call
+
+    async def call(method: str, body: bytes, timeout_s: float = 1.0, /) -> bytes:
+        if method == CLAIM:
+            raise RefusedError(code, "not now")
+        return await ask(method, body)
+
+    scene.desk._call = call
+    await scene.after(CLAIM_AFTER_END_S)
+    assert len(scene.journal) == 1
+    scene.desk._call = ask
+    await scene.after(CLAIM_RETRY_S)
+    assert len(scene.ledger.claims) == 1
 
 
 async def test_a_restart_forgets_nothing(scene: Scene) -> None:

@@ -27,7 +27,7 @@ from resultity.payments.errors import (
 )
 from resultity.payments.granting import Granter
 from resultity.payments.http_app import make_app
-from resultity.payments.journal import PaymentJournal
+from resultity.payments.journal import REFUSED, PaymentJournal
 from resultity.payments.limits import BODY_BYTES_MAX
 from resultity.payments.port import Payment
 from resultity.payments.practice_provider import PracticeProvider, event_body
@@ -287,3 +287,18 @@ def test_the_practice_provider_repeats_until_it_is_taken() -> None:
     assert len(set(sent)) == 5  # each attempt is signed anew
     assert pauses == sorted(pauses)
     assert len(provider.deliver_all({"e1": b"1", "e2": b"2"}, 3)) == 6
+
+
+def test_a_refused_payment_that_comes_again_counts_towards_the_day(tmp_path: Path) -> None:
+    journal = PaymentJournal(tmp_path, 100)
+    payments = [
+        Payment("test", f"event-{number}", ACCOUNT, "default", 60, "x") for number in range(3)
+    ]
+    for payment in payments:
+        journal.ask(payment, NOW_S)
+        journal.note(payment, REFUSED, NOW_S)
+    again = PaymentJournal(tmp_path, 100)  # as a restart reads it
+    for found in (journal, again):
+        found.ask(payments[0], NOW_S)
+        with pytest.raises(DayCapError):
+            found.ask(payments[1], NOW_S)
