@@ -154,7 +154,8 @@ def _view(
         return view
     return replace(
         view,
-        resolution=_resolution(connection, row.transfer),
+        # It says the whole refund: an operator sees that it was decided, and what it paid of it.
+        resolution=_resolution(connection, row.transfer) if side != OPERATOR else None,
         opening=opening if side != OPERATOR else None,
         answers=_answers(connection, row.capture, side, account_id),
         capture=_request_of(connection, row.capture) if side == DECIDER else b"",

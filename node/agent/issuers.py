@@ -69,7 +69,8 @@ class IssuerBook:
         if attempt in self._used:
             raise StaleError("this attempt was begun before: its voucher is used up")
         # One hold pays for one job: of two with one hold a gateway would pay the first only.
-        job = self._holds.setdefault(offer.hold_id, offer.job_id)
+        hold = offer.hold_id + offer.gateway_id.encode()
+        job = self._holds.setdefault(hold, offer.job_id)
         if job != offer.job_id:
             raise StaleError("this hold pays for another job already")
         if len(self._holds) > ATTEMPTS_REMEMBERED_MAX:

@@ -25,6 +25,8 @@ GRANTED, EXISTS, REFUSED, ASKED = "granted", "exists", "refused", "asked"
 class _Entry:
     amount: int
     granted: bool = False
+    asked: int = 0
+    """Questions to the ledger whose answers are not known: what they may grant stays reserved."""
 
 
 class PaymentJournal:
@@ -55,9 +57,8 @@ class PaymentJournal:
                     f"{resets:%Y-%m-%dT%H:%M:%SZ}",
                     int(resets.timestamp()) - now_s,
                 )
-            if before is None or (not before.granted and before.amount < payment.amount):
-                self._write(payment, ASKED, now_s)
-                self._entries[name] = _Entry(payment.amount)
+            self._write(payment, ASKED, now_s)
+            _count(self._entries, name, payment.amount, ASKED)
 
     def note(self, payment: Payment, outcome: str, now_s: int) -> None:
         """Write down what the ledger said: GRANTED, EXISTS or REFUSED."""
@@ -107,13 +108,16 @@ class PaymentJournal:
 
 
 def _count(entries: dict[str, _Entry], name: str, amount: int, outcome: str) -> None:
-    entry = entries.setdefault(name, _Entry(amount))
+    entry = entries.setdefault(name, _Entry(0))
+    if outcome == ASKED:
+        entry.asked += 1
+        entry.amount = amount
+        return
+    entry.asked = max(0, entry.asked - 1)
     if outcome == GRANTED:
         entry.amount, entry.granted = amount, True
-    elif outcome in (EXISTS, REFUSED) and not entry.granted:
+    elif not entry.granted and not entry.asked:
         entry.amount = 0
-    elif outcome == ASKED and not entry.granted:  # once more, after a refusal
-        entry.amount = amount
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

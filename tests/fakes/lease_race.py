@@ -197,7 +197,8 @@ class RaceGateway:
         with trio.move_on_after(float("inf") if running is not None else 0.002):
             await (trio.Event() if running is None else running).wait()
         if self.alive:
-            await funding.capture(self._legs(funding), funding.quote.maximum, JobOutcome.COMPLETE)
+            owed = funding.owe(self._legs(funding), JobOutcome.COMPLETE)
+            await funding.capture(owed, funding.quote.maximum)
             self.captured += 1
         return True
 

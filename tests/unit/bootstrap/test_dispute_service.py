@@ -170,6 +170,25 @@ async def test_each_side_sees_its_part(court: Court) -> None:
         desk_work.open_evidence(decider, STRANGER)
 
 
+async def test_an_operator_sees_its_part_of_a_decision_and_not_the_whole(court: Court) -> None:
+    await court.open(court.submission())
+    refund = desk_work.resolution(
+        DECIDER, NETWORK, court.hold_id, 100, "between us", court.world.now_ms
+    )
+    await court.client(DECIDER).send(refund)
+    operator = await court.see(OPERATOR, court.operator_id, operator=True)
+    assert (operator.resolution, operator.refunded) == (None, 0)
+    assert operator.resolved_ms == court.world.now_ms
+    (share,) = operator.shares
+    assert 0 < share.taken_back <= 100
+    assert b"between us" not in encode_message(operator)
+    facts = desk_work.facts_of(operator) | desk_work.documents_of(operator, NETWORK)
+    assert facts["state"] == "resolved"
+    assert "note" not in facts
+    for view in (await court.see(ACCOUNT, court.account_id), await court.see(DECIDER)):
+        assert (view.resolution, view.refunded) == (refund, 100)
+
+
 async def test_nobody_else_sees_anything(court: Court) -> None:
     await court.open(court.submission())
     stranger = court.stranger_id

@@ -302,3 +302,18 @@ def test_a_refused_payment_that_comes_again_counts_towards_the_day(tmp_path: Pat
         found.ask(payments[0], NOW_S)
         with pytest.raises(DayCapError):
             found.ask(payments[1], NOW_S)
+
+
+def test_a_refusal_frees_nothing_while_the_same_payment_is_asked_again(tmp_path: Path) -> None:
+    journal = PaymentJournal(tmp_path, 100)
+    first, other = (
+        Payment("test", f"event-{number}", ACCOUNT, "default", 60, "x") for number in range(2)
+    )
+    journal.ask(first, NOW_S)
+    journal.ask(first, NOW_S)  # the provider delivers it a second time meanwhile
+    journal.note(first, REFUSED, NOW_S)
+    for found in (journal, PaymentJournal(tmp_path, 100)):
+        with pytest.raises(DayCapError):
+            found.ask(other, NOW_S)
+    journal.note(first, REFUSED, NOW_S)
+    journal.ask(other, NOW_S)
