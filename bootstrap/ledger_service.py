@@ -36,13 +36,13 @@ from ledger.errors import (
     NamespaceUnknownError,
     NotAuthorizedError,
 )
-from ledger.key_limits import check_gateway, proof_ends_ms
+from ledger.key_limits import check_gateway
+from ledger.key_proof import check_key_usable, proof_ends_ms
 from ledger.ledger import Ledger
 from ledger.limits import KEY_CACHE_S
 from ledger.operations import PlaceHold, ReleaseHold
 from ledger.store.queries import KeyView, account_view, earnings_view, key_view, namespace_view
 from ledger.store.usage_queries import usage_report
-from ledger.transfer_rules import check_key_usable
 from p2p.allowed_terms import AllowedTerms
 from p2p.api_keys import lookup_mac
 from p2p.calls import Caller, CallHandler

@@ -31,10 +31,10 @@ from ledger.errors import (
     OperationOrderError,
     ValueRefusedError,
 )
+from ledger.key_proof import check_key_usable
 from ledger.limits import ACCOUNT_KEYS_EVER_MAX
 from ledger.operations import ChangeAccountKeys, ChangeKeyLimits, RotateKey, content_of
 from ledger.records import Account, Change
-from ledger.transfer_rules import check_key_usable
 from p2p.account_messages import ACCOUNT_KEYS_MAX, AccountKeyChange
 
 

@@ -9,11 +9,8 @@ by the gateways, each for itself: they protect from haste, not from loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ledger.errors import KeyCapError, KeyDayCapError, KeyNotAllowedError
 from ledger.records import ApiKeyEntry, Hold, KeyUsage
-from p2p.api_keys import same
 from p2p.lease_messages import LeaseRequest
 from p2p.ledger_messages import HoldRequest
 from p2p.types import PeerId
@@ -80,18 +77,3 @@ def check_gateway(key: ApiKeyEntry, gateway_id: PeerId) -> None:
     """Refuse a gateway that the key does not allow. Raises: KeyNotAllowedError."""
     if key.gateways and gateway_id not in key.gateways:
         raise KeyNotAllowedError(f"API key {key.key_id} does not allow this gateway")
-
-
-def proof_ends_ms(
-    key: ApiKeyEntry, make_mac: Callable[[bytes], bytes], mac: bytes, now_ms: int
-) -> int | None:
-    """Say until when a MAC proves possession of a key: with its secret, or the one before it.
-
-    Args: make_mac: computes the MAC that is expected from a hold key.
-    Returns: 0 for the current secret (no end), the end of the grace, or None: it proves nothing.
-    """
-    if same(make_mac(key.hold_key), mac):
-        return 0
-    if now_ms < key.previous_until_ms and same(make_mac(key.previous_hold_key), mac):
-        return key.previous_until_ms
-    return None

@@ -24,13 +24,12 @@ from ledger.errors import (
     HoldForeignError,
     HoldUnknownError,
     InsufficientFundsError,
-    KeyProofError,
-    KeyUnknownError,
     LeaseExhaustedError,
     ReceiptError,
     ValueRefusedError,
 )
-from ledger.key_limits import check_allowed, proof_ends_ms, usage_after_hold
+from ledger.key_limits import usage_after_hold
+from ledger.key_proof import MakeMac, proved_key
 from ledger.operations import (
     CaptureLeased,
     ExpireHold,
@@ -53,7 +52,7 @@ from ledger.records import (
     Transfer,
     TransferKind,
 )
-from ledger.transfer_rules import capture_entries, check_key_usable, expire_hold, repeated
+from ledger.transfer_rules import capture_entries, expire_hold, repeated
 from ledger.usage import UsageEntry
 from p2p.api_keys import lease_mac
 from p2p.codec import encode_message
@@ -82,7 +81,9 @@ def open_lease(book: Book, operation: OpenLease, now_ms: int) -> Change:
     content = content_of(signed.signer, document)
     if found := repeated(book, document.lease_id, content):
         return found
-    key = _proved_key(book, operation, now_ms)
+    key = proved_key(
+        book, operation.gateway_id, operation.document, _mac_of_lease(operation), now_ms
+    )
     amount = document.amount
     if not 0 < amount <= operation.amount_max:
         raise ValueRefusedError(
@@ -142,28 +143,16 @@ def _new_lease(operation: OpenLease, key: ApiKeyEntry, usage_day: int) -> Hold:
     )
 
 
-def _proved_key(book: Book, operation: OpenLease, now_ms: int) -> ApiKeyEntry:
+def _mac_of_lease(operation: OpenLease) -> MakeMac:
     document = operation.document
-    key = book.keys.get(document.key_id)
-    if key is None:
-        raise KeyUnknownError(f"there is no API key {document.key_id}")
-
-    def expected(hold_key: bytes) -> bytes:
-        return lease_mac(
-            hold_key,
-            operation.network_id,
-            operation.gateway_id,
-            document.lease_id,
-            document.amount,
-            document.expires_ms,
-        )
-
-    # The proof comes first: who does not have the key learns nothing about it.
-    if proof_ends_ms(key, expected, document.mac, now_ms) is None:
-        raise KeyProofError(f"the MAC does not prove possession of API key {key.key_id}")
-    check_key_usable(key, now_ms)
-    check_allowed(key, operation.gateway_id, document)
-    return key
+    return lambda hold_key: lease_mac(
+        hold_key,
+        operation.network_id,
+        operation.gateway_id,
+        document.lease_id,
+        document.amount,
+        document.expires_ms,
+    )
 
 
 # --- captures --------------------------------------------------------------------------------

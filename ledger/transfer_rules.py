@@ -31,16 +31,13 @@ from ledger.errors import (
     HoldForeignError,
     HoldUnknownError,
     InsufficientFundsError,
-    KeyExpiredError,
-    KeyProofError,
-    KeyRevokedError,
-    KeyUnknownError,
     LimitError,
     NamespaceUnknownError,
     ReceiptError,
     ValueRefusedError,
 )
-from ledger.key_limits import check_allowed, proof_ends_ms, usage_after_end, usage_after_hold
+from ledger.key_limits import usage_after_end, usage_after_hold
+from ledger.key_proof import MakeMac, proved_key
 from ledger.limits import (
     BALANCE_MICROCREDITS_MAX,
     GRANT_EPOCH_MS,
@@ -144,7 +141,9 @@ def place_hold(book: Book, operation: PlaceHold, now_ms: int) -> Change:
     content = content_of(signed.signer, document)
     if found := repeated(book, document.hold_id, content):
         return found
-    key = _checked_key(book, operation, now_ms)
+    key = proved_key(
+        book, operation.gateway_id, operation.document, _mac_of_hold(operation), now_ms
+    )
     if not now_ms < document.expires_ms <= now_ms + operation.lifetime_ms_max:
         raise HoldExpiredError(
             f"a hold ends within {operation.lifetime_ms_max} ms from now, "
@@ -198,39 +197,16 @@ def _new_hold(operation: PlaceHold, key: ApiKeyEntry, usage_day: int) -> Hold:
     )
 
 
-def _checked_key(book: Book, operation: PlaceHold, now_ms: int) -> ApiKeyEntry:
+def _mac_of_hold(operation: PlaceHold) -> MakeMac:
     document = operation.document
-    key = book.keys.get(document.key_id)
-    if key is None:
-        raise KeyUnknownError(f"there is no API key {document.key_id}")
-
-    def expected(hold_key: bytes) -> bytes:
-        return hold_mac(
-            hold_key,
-            operation.network_id,
-            operation.gateway_id,
-            document.hold_id,
-            document.maximum,
-            document.expires_ms,
-        )
-
-    # The proof comes first: who does not have the key learns nothing about it.
-    if proof_ends_ms(key, expected, document.mac, now_ms) is None:
-        raise KeyProofError(f"the MAC does not prove possession of API key {key.key_id}")
-    check_key_usable(key, now_ms)
-    check_allowed(key, operation.gateway_id, document)
-    return key
-
-
-def check_key_usable(key: ApiKeyEntry, now_ms: int) -> None:
-    """Refuse a key that was revoked or whose time is over.
-
-    Raises: KeyRevokedError, KeyExpiredError.
-    """
-    if key.revoked_ms:
-        raise KeyRevokedError(f"API key {key.key_id} was revoked")
-    if key.expires_ms and key.expires_ms <= now_ms:
-        raise KeyExpiredError(f"API key {key.key_id} has expired")
+    return lambda hold_key: hold_mac(
+        hold_key,
+        operation.network_id,
+        operation.gateway_id,
+        document.hold_id,
+        document.maximum,
+        document.expires_ms,
+    )
 
 
 def capture_hold(book: Book, operation: CaptureHold, now_ms: int) -> Change:

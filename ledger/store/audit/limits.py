@@ -11,10 +11,10 @@ from dataclasses import replace
 
 from ledger.errors import ApiKeyError
 from ledger.key_limits import check_allowed, usage_after_hold
+from ledger.key_proof import check_key_usable
 from ledger.operations import OpenLease, Operation, PlaceHold
 from ledger.records import ApiKeyEntry
 from ledger.store.audit.report import Replay
-from ledger.transfer_rules import check_key_usable
 
 
 def note_limits(replay: Replay, key: ApiKeyEntry) -> None:

@@ -52,6 +52,8 @@ PURE = (
     "ledger.account_rules",
     "p2p.transfer_ids",
     "ledger.invite_rules",
+    "ledger.key_limits",
+    "ledger.key_proof",
     "ledger.opening_errors",
     "ledger.referral_rules",
     "resultity.payments.port",
