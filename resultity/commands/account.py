@@ -17,6 +17,7 @@ from resultity.account_invites import read_invite
 from resultity.accounts import earnings_request, opening, show_credits, statement_request
 from resultity.commands.account_key import key
 from resultity.commands.account_refer import refer
+from resultity.commands.options import DATA_DIR, EXISTING, PATH
 from resultity.courier import Courier
 from resultity.errors import DataFolderError, GatewayCallError
 from resultity.http_json import gateway_root, get_json
@@ -24,9 +25,6 @@ from resultity.role_process import reported_errors
 from resultity.statements import check_statement
 from resultity.targets import find_gateway, find_network, find_target, local_folders
 
-PATH = click.Path(path_type=Path)
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
-DATA_DIR = click.option("--data-dir", type=PATH, help="Of the local network.")
 INVITE = click.option(
     "--invite", metavar="[FILE|-]", help="Invite in FILE, or - for a prompt or a pipe."
 )

@@ -11,17 +11,13 @@ from p2p.account_file import load_account
 from p2p.clock import system_clock_ms
 from p2p.types import AccountId, is_account_id
 from resultity.account_keys import OwnersDesk, parse_public_key
+from resultity.commands.options import DATA_DIR, EXISTING, GATEWAY, NETWORK, PATH
 from resultity.courier import Courier
 from resultity.errors import SettingsError
 from resultity.role_process import reported_errors
 from resultity.targets import find_gateway, find_network
 
-PATH = click.Path(path_type=Path)
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 FILE = click.argument("file", type=EXISTING)
-NETWORK = click.option("--network", "network_id", help="Default: the local network's ID.")
-GATEWAY = click.option("--gateway", help="Default: the local network's.")
-DATA_DIR = click.option("--data-dir", type=PATH, help="Of the local network.")
 
 
 @click.group("key")

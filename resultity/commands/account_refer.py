@@ -10,13 +10,11 @@ from p2p.account_file import load_account
 from p2p.clock import system_clock_ms
 from p2p.types import AccountId, is_account_id
 from resultity.accounts import referral
+from resultity.commands.options import EXISTING, PATH
 from resultity.courier import Courier
 from resultity.errors import SettingsError
 from resultity.role_process import reported_errors
 from resultity.targets import find_gateway, find_network, local_folders
-
-PATH = click.Path(path_type=Path)
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @click.command("refer")

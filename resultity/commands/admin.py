@@ -12,13 +12,11 @@ from p2p.identity import load_key
 from p2p.types import AccountId, is_account_id
 from resultity.accounts import grant as sign_grant
 from resultity.accounts import parse_credits, show_credits
+from resultity.commands.options import EXISTING, PATH
 from resultity.courier import Courier
 from resultity.errors import SettingsError
 from resultity.role_process import reported_errors
 from resultity.targets import find_gateway, find_network, local_folders
-
-PATH = click.Path(path_type=Path)
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @click.group()

@@ -21,6 +21,7 @@ from p2p.log_messages import InclusionReply
 from p2p.signing import KeyPair
 from p2p.types import NetworkId
 from resultity.accounts import parse_credits, show_credits
+from resultity.commands.options import DATA_DIR, EXISTING, GATEWAY, JSON, NETWORK, PATH
 from resultity.courier import Courier
 from resultity.disputes import (
     answer,
@@ -42,13 +43,7 @@ from resultity.role_process import reported_errors
 from resultity.statements import fetch_configuration
 from resultity.targets import find_gateway, find_network, local_folders
 
-PATH = click.Path(path_type=Path)
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 FILE_MODE = 0o600
-NETWORK = click.option("--network", "network_id", help="Default: the local network's ID.")
-GATEWAY = click.option("--gateway", help="Default: the local network's.")
-DATA_DIR = click.option("--data-dir", type=PATH, help="Of the local network.")
-JSON = click.option("--json", "as_json", is_flag=True)
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -13,21 +13,14 @@ from p2p.key_limits import RATE_MAX, KeyLimits
 from resultity.accounts import key_rotation, new_key, parse_credits, revocation
 from resultity.api_keys import key_as_record, key_as_text, parse_gateway, parse_source, read_keys
 from resultity.commands.key_limit import limit
+from resultity.commands.options import ACCOUNT, DATA_DIR, GATEWAY, NETWORK
 from resultity.courier import Courier
 from resultity.errors import SettingsError
 from resultity.role_process import reported_errors
 from resultity.targets import find_gateway, find_network, local_folders
 
-PATH = click.Path(path_type=Path)
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 MILLISECONDS_PER_HOUR = 3_600_000
 MILLISECONDS_PER_DAY = 24 * MILLISECONDS_PER_HOUR
-ACCOUNT = click.option(
-    "--account-file", type=EXISTING, help="Default: the local network's consumer."
-)
-NETWORK = click.option("--network", "network_id", help="Default: the local network's ID.")
-GATEWAY = click.option("--gateway", help="Default: the local network's.")
-DATA_DIR = click.option("--data-dir", type=PATH, help="Of the local network.")
 
 
 @click.group()

@@ -13,13 +13,12 @@ from p2p.clock import system_clock_ms
 from p2p.key_limits import RATE_MAX, KeyLimits
 from resultity.accounts import parse_credits
 from resultity.api_keys import key_as_record, key_as_text, parse_gateway, parse_source, read_keys
+from resultity.commands.options import EXISTING, PATH
 from resultity.courier import Courier
 from resultity.errors import SettingsError
 from resultity.role_process import reported_errors
 from resultity.targets import find_gateway, find_network, local_folders
 
-PATH = click.Path(path_type=Path)
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 MILLISECONDS_PER_DAY = 86_400_000
 ANY = "any"
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 
 from ledger.store.backup import Backup, restore_backup, write_backup
+from resultity.commands.options import PATH
 from resultity.errors import SettingsError
 from resultity.folder_lock import locked_folder
 from resultity.role_process import reported_errors
 from resultity.targets import local_folders
 
-PATH = click.Path(path_type=Path)
 DATABASE_VARIABLE = "RESULTITY_BOOTSTRAP_DATABASE_URL"
 LEDGER_FILE = "ledger.sqlite"
 FOLDER_HELP = "The bootstrap's data folder; default: the local network's."

@@ -9,15 +9,12 @@ import click
 
 from ledger.store.mirror.export import audit_export, write_export
 from resultity.commands.ledger_backup import FOLDER_HELP, LEDGER_FILE, URL_HELP, ledger_database
+from resultity.commands.options import EXISTING, FOLDER, NETWORK, PATH
 from resultity.errors import SettingsError
 from resultity.ledger_audit import audit_database, known_keys
 from resultity.role_process import reported_errors
 from resultity.targets import find_network, local_folders
 
-PATH = click.Path(path_type=Path)
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
-FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
-NETWORK = click.option("--network", "network_id", help="Default: the local network's ID.")
 CONFIGURATION_FILE = "configuration.msgpack"
 
 

@@ -17,7 +17,8 @@ from p2p.network_configuration import NetworkConfiguration
 from p2p.types import NetworkId
 from resultity.accounts import show_credits
 from resultity.commands.ledger_backup import ledger_database
-from resultity.commands.ledger_log import EXISTING, FOLDER, NETWORK, PATH, bootstrap_folder
+from resultity.commands.ledger_log import bootstrap_folder
+from resultity.commands.options import EXISTING, FOLDER, NETWORK, PATH
 from resultity.courier import Courier
 from resultity.errors import SettingsError
 from resultity.ledger_audit import prove_from_database

@@ -13,7 +13,8 @@ from ledger.store.backup import require_file
 from ledger.store.database import open_engine
 from ledger.store.reader import Reader
 from ledger.store.refusal_store import read_refusals
-from resultity.commands.ledger_backup import FOLDER_HELP, PATH, URL_HELP, ledger_database
+from resultity.commands.ledger_backup import FOLDER_HELP, URL_HELP, ledger_database
+from resultity.commands.options import PATH
 from resultity.role_process import reported_errors
 
 

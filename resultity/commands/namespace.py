@@ -11,18 +11,10 @@ from p2p.account_file import load_account
 from p2p.clock import system_clock_ms
 from resultity.account_keys import OwnersDesk
 from resultity.accounts import opening, show_credits
+from resultity.commands.options import ACCOUNT, DATA_DIR, GATEWAY, NETWORK
 from resultity.courier import Courier
 from resultity.role_process import reported_errors
 from resultity.targets import find_gateway, find_network, local_folders
-
-PATH = click.Path(path_type=Path)
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
-ACCOUNT = click.option(
-    "--account-file", type=EXISTING, help="Default: the local network's consumer."
-)
-NETWORK = click.option("--network", "network_id", help="Default: the local network's ID.")
-GATEWAY = click.option("--gateway", help="Default: the local network's.")
-DATA_DIR = click.option("--data-dir", type=PATH, help="Of the local network.")
 
 
 @click.group()

@@ -19,6 +19,7 @@ from resultity.commands.network_mirror import (
     name_log_keys,
     public_key,
 )
+from resultity.commands.options import EXISTING, PATH
 from resultity.errors import SettingsError
 from resultity.model_approval import (
     INPUT_PRICE,
@@ -36,9 +37,6 @@ from resultity.network_files import (
     write_chain,
 )
 from resultity.role_process import reported_errors
-
-PATH = click.Path(path_type=Path)
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @click.group()

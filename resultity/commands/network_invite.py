@@ -11,12 +11,10 @@ from p2p.clock import system_clock_ms
 from p2p.identity import load_key
 from p2p.opening_messages import INVITE_USES_MAX, invite_id_of
 from resultity.account_invites import make_invite, parse_duration_s
+from resultity.commands.options import EXISTING, PATH
 from resultity.network_files import NetworkFiles
 from resultity.role_process import reported_errors
 from resultity.targets import find_network
-
-PATH = click.Path(path_type=Path)
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @click.command("invite-account")

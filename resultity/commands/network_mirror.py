@@ -11,12 +11,11 @@ from p2p.clock import system_clock_ms
 from p2p.identity import load_key
 from p2p.network_configuration import NetworkConfiguration
 from p2p.types import PeerId, public_key_of
+from resultity.commands.options import EXISTING, PATH
 from resultity.errors import SettingsError
 from resultity.network_files import NetworkFiles, sign_next
 from resultity.role_process import reported_errors
 
-PATH = click.Path(path_type=Path)
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 FOUNDER = click.option("--data-dir", type=PATH, required=True, help="The founder's folder.")
 
 

@@ -13,12 +13,12 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from p2p.clock import system_clock_ms
+from resultity.commands.options import FOLDER
 from resultity.errors import NotRunningError
 from resultity.node_status import node_folders, running_status, status_table
 from resultity.role_process import reported_errors
 
 WATCH_INTERVAL_S = 1.0
-FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 FOLDER_HELP = "A node's folder; default: every node in the default data folder."
 
 

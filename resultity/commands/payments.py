@@ -15,6 +15,7 @@ from p2p.clock import system_clock_ms
 from p2p.identity import load_key
 from p2p.types import is_account_id
 from resultity.accounts import parse_credits
+from resultity.commands.options import EXISTING, PATH
 from resultity.errors import SettingsError
 from resultity.folder_lock import locked_folder
 from resultity.log_setup import LEVELS, set_up_logging
@@ -25,8 +26,6 @@ from resultity.role_process import reported_errors
 from resultity.settings_sources import default_data_dir
 from resultity.targets import find_gateway, find_network, local_folders
 
-PATH = click.Path(path_type=Path)
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 _PROVIDER = re.compile(r"[a-z0-9][a-z0-9-]*")
 _RATE = re.compile(r"([A-Z]{3})=([1-9][0-9]{0,11})")
 

@@ -12,19 +12,14 @@ from ledger.usage_export import date_of, day_of_date
 from p2p.account_file import load_account
 from p2p.types import NetworkId, is_account_id
 from p2p.usage_messages import RcpQuery, RcpScore
+from resultity.commands.options import DATA_DIR, EXISTING, GATEWAY, JSON, NETWORK
 from resultity.courier import Courier
 from resultity.errors import SettingsError
 from resultity.rcp import Epoch, fetch_epoch, fetch_page
 from resultity.role_process import reported_errors
 from resultity.targets import find_gateway, find_network, local_folders
 
-PATH = click.Path(path_type=Path)
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 DATE = click.option("--date", metavar="DATE", help="A day of the epoch; default: the newest one.")
-NETWORK = click.option("--network", "network_id", help="Default: the local network's ID.")
-GATEWAY = click.option("--gateway", help="Default: the local network's.")
-JSON = click.option("--json", "as_json", is_flag=True)
-DATA_DIR = click.option("--data-dir", type=PATH, help="Of the local network.")
 
 
 @click.group()

@@ -9,12 +9,10 @@ import click
 
 from resultity.accounts import show_credits
 from resultity.bills import FILES, BillFiles, read_bill
+from resultity.commands.options import EXISTING, FOLDER
 from resultity.receipts import verify_receipt
 from resultity.role_process import reported_errors
 from resultity.targets import find_network
-
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
-FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
 @click.group()

@@ -11,13 +11,12 @@ from typing import Any, TypeVar
 import click
 
 from resultity.commands import node_status
+from resultity.commands.options import EXISTING, PATH
 from resultity.log_setup import LEVELS
 from resultity.role_process import is_ours, one_line, reported_errors, run_role
 from resultity.settings_sources import collect_settings, default_data_dir, read_table
 
 F = TypeVar("F", bound=Callable[..., Any])
-PATH = click.Path(path_type=Path)
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 LISTEN_HELP = "Multiaddress to listen on (repeatable); default /ip4/127.0.0.1/tcp/0."
 
 

@@ -16,14 +16,13 @@ from ledger.usage_export import COLUMNS
 from p2p.account_file import load_account
 from p2p.clock import system_clock_ms
 from p2p.files import write_atomically
+from resultity.commands.options import EXISTING, PATH
 from resultity.courier import Courier
 from resultity.errors import DataFolderError
 from resultity.role_process import reported_errors
 from resultity.targets import find_gateway, find_network, find_target
 from resultity.usage import Days, parse_days, records_as_owner, records_of_key, usage_as_owner
 
-PATH = click.Path(path_type=Path)
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 FILE_MODE = 0o600
 F = TypeVar("F", bound=Callable[..., Any])
 SHOWN = ("date", "model", "requests", "failed", "input_tokens", "output_tokens", "credits")
