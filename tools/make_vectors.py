@@ -64,6 +64,7 @@ MODULES = (
     "p2p.opening_messages",
     "p2p.prices",
     "p2p.signing",
+    "p2p.subclouds.policy",
     "p2p.usage_messages",
     "node.runtime_messages",
 )

@@ -1,0 +1,1 @@
+"""Subclouds: an owner's signed policy, and the pure rules that say what follows from it."""
