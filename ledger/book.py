@@ -90,8 +90,6 @@ class Book:
     changed_bindings: set[str] = field(default_factory=set)
     changed_leases: set[bytes] = field(default_factory=set)
     changed_claims: dict[tuple[bytes, int], ClaimEntry] = field(default_factory=dict)
-    claimed_elsewhere: set[bytes] = field(default_factory=set)
-    """Jobs that are claimed now, and have a claim on another hold or lease."""
     changed_exposures: set[PeerId] = field(default_factory=set)
 
     def apply(self, change: Change) -> None:

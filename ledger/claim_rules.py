@@ -85,7 +85,6 @@ def record_claim(book: Book, operation: RecordClaim, now_ms: int) -> Change:
     available = book.namespaces[payer.namespace].available
     result = TransferResult(hold.hold_id, settlement.charge, available, False)
     kept = book.claims.get(payer.hold_id, {})
-    _check_one_payer(book, claim)
     before = kept.get((claim.hold_id, claim.attempt))
     if before is not None:
         if before.node_id == claim.node_id and before.evidence == claim.evidence:
@@ -97,14 +96,6 @@ def record_claim(book: Book, operation: RecordClaim, now_ms: int) -> Change:
         raise LimitError(f"a lease takes {CLAIMS_PER_LEASE_MAX} claims")
     _check_time(book, payer, claim, now_ms)
     return Change(result, claims=(claim,))
-
-
-def _check_one_payer(book: Book, claim: ClaimEntry) -> None:
-    """Refuse a job that was claimed from another hold or lease already. Raises: ConflictError."""
-    new = book.changed_claims.get((claim.hold_id, claim.attempt))
-    elsewhere = new is not None and new.payer_id != claim.payer_id
-    if elsewhere or claim.hold_id in book.claimed_elsewhere:
-        raise ConflictError("this job was claimed from another hold or lease")
 
 
 def _job_hold(payer: Hold, operation: RecordClaim) -> Hold:

@@ -56,7 +56,7 @@ from ledger.transfer_rules import capture_entries, expire_hold, repeated
 from ledger.usage import UsageEntry
 from p2p.api_keys import lease_mac
 from p2p.codec import encode_message
-from p2p.lease_messages import LeasedHold
+from p2p.lease_messages import LeasedHold, leased_hold_id
 from p2p.ledger_messages import TransferResult
 from p2p.limits import CLOCK_SKEW_MS_MAX
 from p2p.types import PeerId
@@ -228,7 +228,9 @@ def _own_lease(book: Book, lease_id: bytes, gateway_id: PeerId) -> Hold:
 
 
 def check_part(lease: Hold, part: LeasedHold) -> None:
-    """Refuse a leased hold that is not within its lease. Raises: ReceiptError."""
+    """Refuse a leased hold that is not its lease's, or not within it. Raises: ReceiptError."""
+    if part.hold_id != leased_hold_id(part.lease_id, part.job_id):
+        raise ReceiptError("the ID of a leased hold does not follow from its lease and job")
     if part.maximum > lease.maximum:
         raise ReceiptError("a leased hold is larger than its lease")
     if part.expires_ms > lease.expires_ms:

@@ -90,7 +90,6 @@ _CHOSEN = (
     CaptureHold,
     ReleaseHold,
     OpenLease,
-    CaptureLeased,
     ReturnLease,
     MakeGrant,
 )
@@ -118,7 +117,5 @@ def decide(book: Book, operation: Operation, now_ms: int) -> Change:
 def _check_chosen(operation: Operation) -> None:
     """Refuse an ID that only a transfer without an asker may have. Raises: ValueRefusedError."""
     chosen = transfer_id_of(operation) if isinstance(operation, _CHOSEN) else None
-    if isinstance(operation, RecordClaim) and operation.part is not None:
-        chosen = operation.part.hold_id
     if chosen is not None and is_derived(chosen):
         raise ValueRefusedError("an ID may not begin like those that follow from others: make anew")

@@ -41,6 +41,7 @@ from p2p.limits import (
 )
 from p2p.prices import PriceTerms
 from p2p.signing import Document, Signed
+from p2p.transfer_ids import derived_id
 
 UnchargedJobs = Annotated[int, Range(0, 1_000_000)]
 LEDGER_NOTICE_TOPIC = "ledger-notices"
@@ -92,7 +93,10 @@ class LeaseResult(Message):
 @message(77)
 @dataclass(frozen=True, slots=True)
 class LeasedHold(Document):
-    """One job's part of a lease: the gateway's promise to the node. Signed by the gateway."""
+    """One job's part of a lease: the gateway's promise to the node. Signed by the gateway.
+
+    `hold_id` follows from the lease and the job (`leased_hold_id`).
+    """
 
     PURPOSE: ClassVar[str] = "leased-hold"
     lease_id: Id
@@ -197,6 +201,14 @@ class LedgerNoticeMessage(Message):
 
     notice: Signed
     chain: Annotated[tuple[Signed, ...], Limit(CERTIFICATES_MAX, 1)]
+
+
+def leased_hold_id(lease_id: bytes, job_id: bytes) -> bytes:
+    """Give the ID of a job's part of a lease, which is also that of the transfer that captures it.
+
+    It follows from the lease, so that no other gateway can take it before the job is settled.
+    """
+    return derived_id(b"resultity/leased-hold/1", lease_id + job_id)
 
 
 def leased_capture_id(hold_id: bytes) -> bytes:

@@ -1,9 +1,10 @@
 """Owns the IDs of transfers that nobody chooses: each follows from the ID of what it ends. Pure.
 
-Whoever asks first chooses a transfer's ID. A transfer that has no asker (an expiry) or that must
-exist at most once (a correction) gets an ID that follows from its hold's. These begin alike, and no
-chosen ID may begin like that: otherwise somebody could take such an ID before its time, and the
-hold could never end.
+Whoever asks first chooses a transfer's ID. A transfer that has no asker (an expiry), that must
+exist at most once (a correction), or that is promised before the ledger knows of it (a job's part
+of a lease) gets an ID that follows from others. These begin alike, and no chosen ID may begin like
+that: otherwise somebody could take such an ID before its time, and a hold could never end, or a job
+never be paid.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ DERIVED_PREFIX = b"\xff\xff\xff"
 ID_BYTES = 16
 
 
-def derived_id(domain: bytes, hold_id: bytes) -> bytes:
-    """Give the ID that follows from a hold's, for one use of it."""
-    digest = hashlib.sha256(domain + hold_id).digest()
+def derived_id(domain: bytes, ids: bytes) -> bytes:
+    """Give the ID that follows from another, or from several of fixed length, for one use."""
+    digest = hashlib.sha256(domain + ids).digest()
     return DERIVED_PREFIX + digest[: ID_BYTES - len(DERIVED_PREFIX)]
 
 

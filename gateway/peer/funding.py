@@ -102,7 +102,6 @@ class Funding:
         """Take the job's maximum out of a lease, without a word to the ledger. Returns: whether
         one had room."""
         wanted = LocalHold(
-            self.hold_id,
             self._job.job_id,
             self.quote.maximum,
             self.deadline_ms,
@@ -110,6 +109,8 @@ class Funding:
             self._source_network,
         )
         self.leased = self._services.leases.take(self.payer, self.quote.terms, wanted)
+        if self.leased is not None:
+            self.hold_id = self.leased.hold_id
         return self.leased is not None
 
     def leave_lease(self) -> None:

@@ -40,7 +40,7 @@ from p2p.certificates import Chain
 from p2p.clock import Clock
 from p2p.configuration_book import ConfigurationBook
 from p2p.errors import P2PError, RefusedError
-from p2p.lease_messages import LeasedHold, key_mark
+from p2p.lease_messages import LeasedHold, key_mark, leased_hold_id
 from p2p.network_configuration import Limits
 from p2p.prices import PriceTerms
 from p2p.signing import KeyPair, Signed
@@ -57,6 +57,7 @@ class LeasedVoucher:
 
     lease_id: bytes
     lease: Signed
+    hold_id: bytes
     hold: Signed
     chain: Chain
 
@@ -65,7 +66,6 @@ class LeasedVoucher:
 class LocalHold:
     """What a job wants of a lease (microcredits, milliseconds since 1970)."""
 
-    hold_id: bytes
     job_id: bytes
     maximum: int
     deadline_ms: int
@@ -161,19 +161,21 @@ class Leases:
         self, lease: LocalLease, wanted: LocalHold, now_s: float, now_ms: int
     ) -> LeasedVoucher:
         assert lease.signed is not None
+        hold_id = leased_hold_id(lease.lease_id, wanted.job_id)
         document = LeasedHold(
             lease.lease_id,
-            wanted.hold_id,
+            hold_id,
             wanted.job_id,
             wanted.maximum,
             now_ms,
             min(now_ms + wanted.lifetime_ms, lease.expires_ms),
         )
-        lease.take(wanted.hold_id, wanted.maximum, now_s)
-        self._jobs[wanted.hold_id] = lease
+        lease.take(hold_id, wanted.maximum, now_s)
+        self._jobs[hold_id] = lease
         return LeasedVoucher(
             lease.lease_id,
             lease.signed,
+            hold_id,
             self._key_pair.sign(self._network, document),
             self._issuer_chain(lease.signed.peer_id) or lease.chain,
         )

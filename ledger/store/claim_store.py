@@ -27,9 +27,6 @@ from p2p.signing import Signed
 from p2p.types import PeerId
 
 _PLACES = {"sqlite": "?", "postgresql": "%s"}
-_TAKEN = "taken"
-"""Stands for the kind of a transfer that has a leased job's ID and is none of its lease's: the
-gateway could not settle the job, and whose fault that is nobody can tell."""
 
 
 def claimed_payers(operations: Iterable[Operation]) -> set[bytes]:
@@ -66,17 +63,6 @@ def load_claims(
     return nodes, holds
 
 
-def load_claimed_elsewhere(
-    connection: Connection, operations: Iterable[Operation], book: Book
-) -> None:
-    """Read which of the jobs that are claimed now have claims on other holds or leases."""
-    numbers = {op.document.hold_id: op.payer_id for op in operations if isinstance(op, RecordClaim)}
-    for row in select_rows(connection, CLAIMS, "hold_id", numbers):
-        payer = book.holds.get(numbers[row.hold_id])
-        if payer is not None and row.payer != payer.number:
-            book.claimed_elsewhere.add(row.hold_id)
-
-
 def claim_from_row(row: Any, payer_id: bytes) -> ClaimEntry:
     """Make the record of a claim's row. Raises: MalformedError."""
     signed = decode_message(row.signed, Signed)
@@ -90,9 +76,9 @@ def write_claims(connection: Connection, book: Book) -> None:
         f"INSERT INTO {CLAIMS.name} "  # noqa: S608 - names of ours only
         "(hold_id, attempt, payer, node_id, signed, state) "
         f"VALUES ({', '.join([place] * 6)}) "
-        # What became of a claim is final, and a claim on another payer is another one.
+        # What became of a claim is final.
         "ON CONFLICT (hold_id, attempt) DO UPDATE SET state = excluded.state "
-        f"WHERE {CLAIMS.name}.payer = excluded.payer AND {CLAIMS.name}.state = 'open'"
+        f"WHERE {CLAIMS.name}.state = 'open'"
     )
     rows = [
         (
@@ -120,9 +106,7 @@ _DUE = (
 )
 _SETTLED = (
     "SELECT c.hold_id, c.attempt, c.signed, h.gateway_id, h.state AS hold_state, "
-    "CASE WHEN p.hold_number <> c.payer OR p.number IS NOT NULL AND p.hold_number IS NULL "
-    "THEN 'taken' ELSE COALESCE(p.kind, e.kind) END AS kind, "
-    "COALESCE(p.request, e.request) AS request "
+    "COALESCE(p.kind, e.kind) AS kind, COALESCE(p.request, e.request) AS request "
     "FROM ledger_claims c JOIN ledger_holds h ON h.number = c.payer "
     "LEFT JOIN ledger_transfers e ON e.number = h.ended_by "
     "LEFT JOIN ledger_transfers p ON p.transfer_id = c.hold_id AND h.is_lease = 1 "
@@ -169,8 +153,6 @@ def judge(settled: SettledClaim) -> tuple[ClaimState, str]:
     counted = decode_message(document.delivery.body, DeliveryCount)
     paid = paid_tokens(settled.kind, settled.request, document.receipt.peer_id)
     found = paid.get(counted.attempt, (0, 0))
-    if settled.kind == _TAKEN:
-        return ClaimState.DROPPED, ""
     if found[0] >= counted.input_tokens and found[1] >= counted.output_tokens:
         return ClaimState.PAID, ""
     return ClaimState.UNDERPAID, (

@@ -51,7 +51,7 @@ from ledger.records import (
     Namespace,
     PastTransfer,
 )
-from ledger.store.claim_store import claimed_payers, load_claimed_elsewhere, load_claims
+from ledger.store.claim_store import claimed_payers, load_claims
 from ledger.store.dispute_store import disputed_holds, load_charges, load_disputes
 from ledger.store.exposure_store import load_exposures
 from ledger.store.log.writing import lock_log, pending_of
@@ -183,7 +183,6 @@ def load_book(connection: Connection, operations: Sequence[Operation], now_ms: i
     load_exposures(connection, operations, book)
     if claimed := claimed_payers(rare):
         nodes, parts = load_claims(connection, claimed, book)
-        load_claimed_elsewhere(connection, rare, book)
         needs.peers |= nodes
         needs.transfers |= parts
     for row in select_rows(connection, NODE_BINDINGS, "peer_id", needs.peers):

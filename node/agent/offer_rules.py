@@ -9,7 +9,7 @@ from p2p.certificates import Certificate
 from p2p.errors import RefusedError, UntrustedError
 from p2p.freshness import check_times
 from p2p.job_messages import Offer
-from p2p.lease_messages import Lease, LeasedHold
+from p2p.lease_messages import Lease, LeasedHold, leased_hold_id
 from p2p.ledger_messages import Voucher
 from p2p.limits import CLOCK_SKEW_MS_MAX
 from p2p.network_configuration import NetworkConfiguration, terms_allowed
@@ -122,6 +122,8 @@ def check_leased_hold(lease: Lease, hold: LeasedHold, offer: Offer, now_ms: int)
         raise UntrustedError("the lease is another gateway's")
     if (hold.hold_id, hold.job_id) != (offer.hold_id, offer.job_id):
         raise UntrustedError("the leased hold is for another job")
+    if hold.hold_id != leased_hold_id(hold.lease_id, hold.job_id):
+        raise UntrustedError("the ID of the leased hold does not follow from its lease and job")
     if hold.maximum < offer.maximum or lease.terms != offer.terms:
         raise UntrustedError("the lease promises less than the offer")
     if hold.maximum > lease.amount:

@@ -19,7 +19,7 @@ from p2p.api_keys import lease_mac
 from p2p.claim_messages import Claim, HoldQuery
 from p2p.codec import decode_message, encode_message
 from p2p.errors import MalformedError, RefusedError
-from p2p.lease_messages import LeasedHold, LeaseRequest
+from p2p.lease_messages import LeasedHold, LeaseRequest, leased_hold_id
 from p2p.ledger_messages import CaptureLeg
 from p2p.signing import open_signed
 from tests.fakes.claim_desk import ask, claim, desk_on, earned, quiet, signed_claim, standings
@@ -120,8 +120,9 @@ async def leased(desk: Desk, amount: int) -> LeaseRequest:
 
 
 def part_of(desk: Desk, lease: LeaseRequest, maximum: int) -> LeasedHold:
-    hold_id, now_ms = desk.world.new_id(), desk.world.now_ms
-    return LeasedHold(lease.lease_id, hold_id, hold_id[::-1], maximum, now_ms, now_ms + 60_000)
+    job_id, now_ms = desk.world.new_id(), desk.world.now_ms
+    hold_id = leased_hold_id(lease.lease_id, job_id)
+    return LeasedHold(lease.lease_id, hold_id, job_id, maximum, now_ms, now_ms + 60_000)
 
 
 def part_leg(desk: Desk, part: LeasedHold, **options: object) -> CaptureLeg:

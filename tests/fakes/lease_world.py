@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ledger.operations import CaptureLeased, ExpireHold, Leg, OpenLease, PlaceHold, ReturnLease
 from p2p.api_keys import lease_mac
-from p2p.lease_messages import LeasedCapture, LeasedHold, LeaseRequest, LeaseReturn
+from p2p.lease_messages import LeasedCapture, LeasedHold, LeaseRequest, LeaseReturn, leased_hold_id
 from p2p.ledger_messages import CaptureLeg
 from p2p.prices import FeeRule, PriceTerms
 from p2p.signing import KeyPair
@@ -64,9 +64,10 @@ def part(
     world: World, opened: OpenLease, maximum: int, *, lifetime_ms: int = 60_000, **changes: object
 ) -> LeasedHold:
     """One job's part of a lease."""
-    hold_id, now_ms = world.new_id(), world.now_ms
+    lease_id, job_id, now_ms = opened.document.lease_id, world.new_id(), world.now_ms
     ends_ms = min(now_ms + lifetime_ms, opened.document.expires_ms)
-    made = LeasedHold(opened.document.lease_id, hold_id, hold_id[::-1], maximum, now_ms, ends_ms)
+    hold_id = leased_hold_id(lease_id, job_id)
+    made = LeasedHold(lease_id, hold_id, job_id, maximum, now_ms, ends_ms)
     return replace(made, **changes)  # type: ignore[arg-type]
 
 

@@ -17,7 +17,14 @@ from ledger.store.log.proofs import inclusion_reply
 from ledger.store.refusal_store import read_refusals
 from p2p.codec import decode_any_message, decode_message
 from p2p.errors import RefusedError, UntrustedError
-from p2p.lease_messages import Lease, LeasedCapture, LeasedHold, LeaseResult, LeaseReturn
+from p2p.lease_messages import (
+    Lease,
+    LeasedCapture,
+    LeasedHold,
+    LeaseResult,
+    LeaseReturn,
+    leased_hold_id,
+)
 from p2p.ledger_messages import CaptureRequest
 from p2p.limits import CLOCK_SKEW_MS_MAX
 from p2p.log_messages import ConsumerLeg, Inclusion, OperatorLeg
@@ -79,10 +86,11 @@ async def lease(desk: Desk, amount: int = 10_000) -> LeaseResult:
 def captured(desk: Desk, result: LeaseResult, output_tokens: int, maximum: int = 1_000) -> Signed:
     granted = open_signed(result.lease, Lease, NETWORK)
     now_ms = desk.world.now_ms
+    job_id = desk.world.new_id()
     part = LeasedHold(
         granted.lease_id,
-        desk.world.new_id(),
-        desk.world.new_id(),
+        leased_hold_id(granted.lease_id, job_id),
+        job_id,
         maximum,
         now_ms,
         now_ms + 60_000,

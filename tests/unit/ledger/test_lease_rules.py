@@ -189,7 +189,7 @@ def test_a_leased_hold_is_paid_once() -> None:
     elsewhere = replace(job, lease_id=second.document.lease_id)
     bench.refuses(capture_leased(world, elsewhere, [leg]), ConflictError)
     # Nor from a hold of its own, with the same receipt: before the leased capture, or after it.
-    bench.refuses(world.hold(tenant, 500, hold_id=job.hold_id), ConflictError)
+    bench.refuses(world.hold(tenant, 500, hold_id=job.hold_id), ValueRefusedError)
     placed = world.hold(tenant, 500)
     bench.do(placed)
     double = part(world, opened, 400, hold_id=placed.document.hold_id)
@@ -214,6 +214,8 @@ def test_what_is_wrong_with_a_part() -> None:
         {"maximum": 1_001},
         {"expires_ms": document.expires_ms + 1},
         {"issued_ms": document.issued_ms - CLOCK_SKEW_MS_MAX - 1},
+        {"hold_id": bytes(16)},
+        {"job_id": bytes(16)},
     ):
         bench.refuses(captured(**changes), ReceiptError)
     bench.refuses(captured({"receipt": {"job_id": bytes(16)}}), ReceiptError)

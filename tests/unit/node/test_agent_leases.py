@@ -10,7 +10,7 @@ import pytest
 from node.agent.payment import LeaseUse
 from p2p.errors import RefusedError
 from p2p.job_messages import EndFrame, Offer, RefuseFrame
-from p2p.lease_messages import Lease, LeasedHold, LeaseVoucherFrame
+from p2p.lease_messages import Lease, LeasedHold, LeaseVoucherFrame, leased_hold_id
 from p2p.signing import KeyPair
 from tests.fakes.clocks import START_MS, FakeClock
 from tests.fakes.job_desk import Desk
@@ -37,6 +37,12 @@ def lease_for(desk: Desk, offer: Offer, **changes: Any) -> Lease:
         expires_ms=desk.clock.now_ms + 600_000,
     )
     return replace(base, **changes)
+
+
+def offer_of(desk: Desk, number: int = 1, **changes: Any) -> Offer:
+    """An offer that is paid from the lease."""
+    job_id = number.to_bytes(16, "big")
+    return desk.offer(number, hold_id=leased_hold_id(LEASE_ID, job_id), **changes)
 
 
 def hold_for(desk: Desk, offer: Offer, **changes: Any) -> LeasedHold:
@@ -75,7 +81,7 @@ def show(
 
 async def test_a_lease_stands_where_a_voucher_would() -> None:
     async with Desk().session() as desk:
-        offer = desk.offer()
+        offer = offer_of(desk)
         desk.send_offer(offer)
         show(desk, offer)
         await desk.settle()
@@ -84,9 +90,9 @@ async def test_a_lease_stands_where_a_voucher_would() -> None:
 
 async def test_a_lease_is_shown_once_whatever_became_of_its_offer() -> None:
     async with Desk().session() as desk:
-        first, second = desk.offer(1, model_digest=bytes(32)), desk.offer(2)
+        first, second = offer_of(desk, 1, model_digest=bytes(32)), offer_of(desk, 2)
         desk.send_offer(first, 1)
-        show(desk, desk.offer(1), 1)
+        show(desk, offer_of(desk, 1), 1)
         assert (await desk.next(RefuseFrame)).code == "model_not_served"
         desk.send_offer(second, 2)
         show(desk, second, 2, with_lease=False)
@@ -98,6 +104,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"hold": {"job_id": bytes(16)}}, "another job"),
     ({"hold": {"hold_id": bytes(16)}}, "another job"),
     ({"hold": {"lease_id": bytes(16)}}, "names another lease"),
+    ({"offer": {"hold_id": bytes(16)}}, "does not follow"),
     ({"hold": {"maximum": 1}}, "less than the offer"),
     ({"hold": {"maximum": 10**9}}, "larger than its lease"),
     ({"hold": {"expires_ms": START_MS + 1000}}, "ends before the job"),
@@ -116,10 +123,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "reason"), BAD)
-async def test_bad_leases_start_nothing(changes: dict[str, Any], reason: str) -> None:
+@pytest.mark.parametrize(("given", "reason"), BAD)
+async def test_bad_leases_start_nothing(given: dict[str, Any], reason: str) -> None:
+    changes = dict(given)
     async with Desk().session() as desk:
-        offer = desk.offer()
+        offer = replace(offer_of(desk), **changes.pop("offer", {}))
         desk.send_offer(offer)
         show(desk, offer, **changes)
         end = await desk.next(EndFrame)
@@ -131,7 +139,7 @@ async def test_bad_leases_start_nothing(changes: dict[str, Any], reason: str) ->
 
 async def test_what_is_done_under_a_lease_fits_into_it() -> None:
     async with Desk(slots=8).session() as desk:
-        offers = {number: desk.offer(number) for number in range(1, 6)}
+        offers = {number: offer_of(desk, number) for number in range(1, 6)}
         for number in (1, 2, 3, 4):
             desk.send_offer(offers[number], number)
             show(desk, offers[number], number, with_lease=number == 1)
@@ -157,7 +165,7 @@ async def test_what_is_done_under_a_lease_fits_into_it() -> None:
 async def test_a_lost_session_frees_its_part_of_a_lease() -> None:
     desk = Desk()
     async with desk.session():
-        offer = desk.offer()
+        offer = offer_of(desk)
         desk.send_offer(offer)
         show(desk, offer)
         await desk.settle()
@@ -171,7 +179,7 @@ async def test_a_node_that_takes_no_leases_says_so() -> None:
     desk = Desk()
     desk.agent.accept_leases = False
     async with desk.session():
-        offer = desk.offer()
+        offer = offer_of(desk)
         desk.send_offer(offer)
         show(desk, offer)
         assert (await desk.next(RefuseFrame)).code == "needs_voucher"
