@@ -19,6 +19,8 @@ from p2p.errors import UntrustedError
 from p2p.freshness import check_times
 from p2p.ledger_messages import AccountFounding
 from p2p.limits import CERTIFICATES_MAX, NAME_CHARACTERS_MAX
+from p2p.node_invites import JoinInvite, NodeInvitation, open_admission
+from p2p.node_invites import NodeBinding as NodeBinding
 from p2p.opening_messages import InviteSecret, open_opening
 from p2p.signing import Document, KeyPair, Signed, open_signed
 from p2p.types import AccountId, NetworkId, PeerId, account_id_from_founding
@@ -27,31 +29,23 @@ JOIN = "admission.join"
 REQUEST_LIFETIME_MS = 60_000
 
 
-@message(13)
-@dataclass(frozen=True, slots=True)
-class NodeBinding(Document):
-    """An account says that a node works for it. Signed by the account's key."""
-
-    PURPOSE: ClassVar[str] = "node-binding"
-    account_id: Annotated[AccountId, Limit(NAME_CHARACTERS_MAX)]
-    peer_id: Annotated[PeerId, Limit(NAME_CHARACTERS_MAX)]
-    issued_ms: int
-
-
 @message(14)
 @dataclass(frozen=True, slots=True)
 class JoinRequest(Document):
     """A node asks for a certificate. Signed by the node.
 
     `invited`: an InvitedFounding of the same account, if the network opens accounts by invite.
+    `admission`: a NodeAdmission of this binding, if the network admits nodes by invite.
     """
 
+    TRIMMED: ClassVar[int] = 1
     PURPOSE: ClassVar[str] = "join-request"
     founding: Signed
     binding: Signed
     software: Annotated[str, Limit(NAME_CHARACTERS_MAX)]
     issued_ms: int
     invited: Signed | None = None
+    admission: Signed | None = None
 
 
 @message(15)
@@ -67,7 +61,8 @@ class JoinResult(Message):
 class Applicant:
     """A join request that was verified, but for one thing: the ledger alone knows whether
     `account_key`, which signed the binding, is a key of the account now. `opening`: the founding
-    document, with the invite if there is one. `address`: where the node came from, if known."""
+    document, with the invite if there is one. `address`: where the node came from, if known.
+    `invitation`: the node's own invite; the ledger knows whether it is still good."""
 
     peer_id: PeerId
     account_id: AccountId
@@ -75,6 +70,7 @@ class Applicant:
     account_key: bytes
     opening: Signed
     address: str = ""
+    invitation: NodeInvitation | None = None
 
 
 def join_request(
@@ -85,10 +81,15 @@ def join_request(
     now_ms: int,
     invite: InviteSecret | None = None,
 ) -> Signed:
-    """Ask for a certificate, signed by both the node and its account."""
+    """Ask for a certificate, signed by both the node and its account.
+
+    Args: invite: opens the account; a JoinInvite admits the node too.
+    """
     binding = account.signing.sign(network, NodeBinding(account.account_id, node.peer_id, now_ms))
     invited = invite.use(network, account.founding) if invite is not None else None
-    return node.sign(network, JoinRequest(account.founding, binding, software, now_ms, invited))
+    admission = invite.admit(binding) if isinstance(invite, JoinInvite) else None
+    document = JoinRequest(account.founding, binding, software, now_ms, invited, admission)
+    return node.sign(network, document)
 
 
 def verify_join_request(
@@ -112,7 +113,19 @@ def verify_join_request(
     opening = request.invited or request.founding
     if open_opening(opening, network)[0] != request.founding:
         raise UntrustedError("the invite is used for another account")
-    return Applicant(caller, account_id, request.founding, request.binding.signer, opening)
+    invitation = None
+    if request.admission is not None:
+        invitation = open_admission(request.admission, network)
+        if (invitation.peer_id, invitation.account_id) != (caller, account_id):
+            raise UntrustedError("the node's invite is used for another node or account")
+    return Applicant(
+        caller,
+        account_id,
+        request.founding,
+        request.binding.signer,
+        opening,
+        invitation=invitation,
+    )
 
 
 def certificate_chain(node: Signed, bootstrap: Chain) -> Chain:

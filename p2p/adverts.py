@@ -18,6 +18,7 @@ from p2p.certificates import Certificate, verify_chain
 from p2p.codec import Limit, Message, Range, message
 from p2p.errors import StaleError, UntrustedError
 from p2p.freshness import check_times
+from p2p.hardware import Hardware
 from p2p.limits import (
     ADDRESSES_MAX,
     ADVERT_LIFETIME_S_MAX,
@@ -34,13 +35,20 @@ from p2p.types import NetworkId, PeerId, Role, public_key_of
 Name = Annotated[str, Limit(NAME_CHARACTERS_MAX)]
 Digest = Annotated[bytes, Limit(32, 32)]
 GLOBAL_POOL = ""
+HIDDEN = "hidden"
 
 
 @message(80)
 @dataclass(frozen=True, slots=True)
 class ModelAdvert(Message):
-    """One model that a node has active."""
+    """One model that a node has active.
 
+    `verified`: the node read the whole file that has this digest; False for a server that nobody
+    can verify (`p2p.approved_models`). `mode`: `reproducible` or `throughput`, or empty where it is
+    not known (nothing is loaded, another server).
+    """
+
+    TRIMMED: ClassVar[int] = 2
     name: Name
     digest: Digest
     model_id: Digest
@@ -49,14 +57,21 @@ class ModelAdvert(Message):
     slots: Annotated[int, Range(1, 100_000)]
     tasks: Annotated[tuple[str, ...], Limit(16)]
     modalities: Annotated[tuple[str, ...], Limit(8)]
+    verified: bool = True
+    mode: Annotated[str, Limit(16)] = ""
 
 
 @message(81)
 @dataclass(frozen=True, slots=True)
 class Advert(Document):
-    """A node's signed statement about itself."""
+    """A node's signed statement about itself.
+
+    `reach` is `hidden` if the node cannot be dialled: its addresses then lead through relays.
+    `hardware` is what it says of its machine; None if it says nothing.
+    """
 
     PURPOSE: ClassVar[str] = "advert"
+    TRIMMED: ClassVar[int] = 2
     peer_id: Annotated[PeerId, Limit(NAME_CHARACTERS_MAX)]
     sequence: Annotated[int, Range(0, 2**63 - 1)]
     issued_ms: int
@@ -66,6 +81,8 @@ class Advert(Document):
     models: Annotated[tuple[ModelAdvert, ...], Limit(MODELS_PER_NODE_MAX)]
     software: Name
     draining: bool = False
+    reach: Annotated[str, Limit(16)] = ""
+    hardware: Hardware | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,7 +211,11 @@ def _make_encoder(cls: type[Message]) -> Callable[[Any], list[Any]]:
     if not cls.TRIMMED:
         return encode
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-    defaults = [field.default for field in fields[-cls.TRIMMED :]]
+    first = len(names) - cls.TRIMMED + 1
+    defaults = [
+        pack(field.default) if place in nested else field.default
+        for place, field in enumerate(fields[-cls.TRIMMED :], first)
+    ]
 
     def encode_trimmed(value: Any) -> list[Any]:
         items = encode(value)

@@ -28,6 +28,7 @@ from p2p.codec import Limit, Message, Range, message
 from p2p.limits import (
     AMOUNT_MICROCREDITS_MAX,
     CERTIFICATES_MAX,
+    CHOICES_MAX,
     FRAME_BYTES_MAX,
     NAME_CHARACTERS_MAX,
     OUTPUT_TOKENS_PER_MESSAGE_MAX,
@@ -35,6 +36,7 @@ from p2p.limits import (
     TEXT_CHARACTERS_MAX,
     TOKENS_MAX,
 )
+from p2p.logprob_messages import TokenLogprob
 from p2p.prices import PriceTerms
 from p2p.signing import Document, Signed
 from p2p.types import PeerId
@@ -51,6 +53,18 @@ TokenId = Annotated[int, Range(0, 2**32 - 1)]
 """Four bytes in the output hash."""
 CacheScope = Annotated[bytes, Limit(16)]
 TokenIds = Annotated[tuple[TokenId, ...], Limit(OUTPUT_TOKENS_PER_MESSAGE_MAX)]
+Choice = Annotated[int, Range(0, CHOICES_MAX - 1)]
+
+
+@message(36)
+@dataclass(frozen=True, slots=True)
+class ChoiceState(Message):
+    """How far one choice of a job is: its output tokens, and why it ended if it did (`stop`,
+    `length`; the tokens are left out then)."""
+
+    choice: Choice
+    token_ids: Annotated[tuple[TokenId, ...], Limit(65_536)]
+    finish: Annotated[str, Limit(32)] = ""
 
 
 @message(30)
@@ -63,9 +77,14 @@ class Offer(Document):
     the output that another node already produced; it is replayed, not emitted, and not paid again.
     `cache_scope`: requests of one scope may share the cache of their prompts' beginnings; the
     gateway makes it from the paying account by a secret of its own. Empty: nothing is shared.
+    `choices`: so many answers, each with its part of `output_tokens_max` (which bounds them all
+    together) and its own draw (`choice_seed`). A job with several resumes by `resume_choices`: the
+    choices that another node ended, or began; `resume_tokens` is empty then. `task`: `chat`, or
+    `embeddings` (see `p2p.embeddings`: no output tokens, and nothing is resumed).
     """
 
     PURPOSE: ClassVar[str] = "offer"
+    TRIMMED: ClassVar[int] = 3
     job_id: Id
     attempt: Annotated[int, Range(0, 255)]
     gateway_id: Peer
@@ -83,6 +102,9 @@ class Offer(Document):
     seed: Annotated[int, Range(0, 2**32 - 1)]
     resume_tokens: Annotated[tuple[TokenId, ...], Limit(65_536)] = ()
     cache_scope: CacheScope = b""
+    choices: Annotated[int, Range(1, CHOICES_MAX)] = 1
+    resume_choices: Annotated[tuple[ChoiceState, ...], Limit(CHOICES_MAX)] = ()
+    task: Annotated[str, Limit(32)] = "chat"
 
 
 @message(31)
@@ -105,10 +127,15 @@ class NodeReceipt(Document):
 
     `output_hash` is the running hash of all output of this attempt (`next_output_hash`);
     `output_tokens` counts this attempt's own tokens, not the resumed ones. `cached_input_tokens` of
-    the `input_tokens` were in the node's cache.
+    the `input_tokens` were in the node's cache. So that the work can be checked by doing it again:
+    `build` names what computed it (the binding's version and a digest of llama.cpp's build and
+    processor), `mode` is `reproducible` or `throughput`, and `sampling_hash` is the digest of the
+    sampling settings as they were applied, with the defaults of what the request leaves out
+    (docs/reference/protocol.md). All three are empty where the node does not know them.
     """
 
     PURPOSE: ClassVar[str] = "node-receipt"
+    TRIMMED: ClassVar[int] = 3
     job_id: Id
     attempt: Annotated[int, Range(0, 255)]
     offer_hash: Digest
@@ -126,6 +153,9 @@ class NodeReceipt(Document):
     finish_reason: Annotated[str, Limit(32)]
     seed: Annotated[int, Range(0, 2**32 - 1)]
     cached_input_tokens: Tokens = 0
+    build: Annotated[str, Limit(NAME_CHARACTERS_MAX)] = ""
+    mode: Annotated[str, Limit(16)] = ""
+    sampling_hash: Annotated[bytes, Limit(32)] = b""
 
 
 @message(33)
@@ -198,12 +228,21 @@ class RefuseFrame(Message):
 @message(44)
 @dataclass(frozen=True, slots=True)
 class OutputFrame(Message):
-    """Tokens and text of one or more steps, with the running receipt over everything so far."""
+    """Tokens and text of one or more steps, with the running receipt over everything so far.
 
+    `logprobs`: one for each token if the request asks for them. They are in no hash and no receipt:
+    nobody pays for them. `choice`: whose output it is. `finish`: why this choice is over, in jobs
+    of several choices only.
+    """
+
+    TRIMMED: ClassVar[int] = 3
     number: JobNumber
     token_ids: TokenIds
     text: Annotated[str, Limit(FRAME_BYTES_MAX)]
     receipt: Signed
+    logprobs: Annotated[tuple[TokenLogprob, ...], Limit(OUTPUT_TOKENS_PER_MESSAGE_MAX)] = ()
+    choice: Choice = 0
+    finish: Annotated[str, Limit(32)] = ""
 
 
 @message(45)
@@ -249,6 +288,7 @@ class LoadReport(Message):
 
 REFUSALS = {
     "busy": "no free slot and the queue is full",
+    "too_many_choices": "the request has more choices than the model has slots here",
     "deadline": "the deadline cannot be met",
     "draining": "the node is leaving",
     "model_not_served": "the node does not serve this model",
@@ -259,20 +299,40 @@ REFUSALS = {
     "unsupported": "the request needs something that this node does not have",
     "runtime": "the runtime is not ready",
     "needs_voucher": "the node takes no leases: offer again with a hold's own voucher",
+    "not_resumable": "the node cannot go on with what another node began",
+    "caller_not_allowed": "the node's operator takes no jobs of this gateway",
+    "price_too_low": "the network pays less than the node's operator asks for",
+    "outside_hours": "the node does not work at this time",
+    "too_large": "the job may take more tokens than the node's operator allows",
 }
 """Refusal codes of a node, with their meaning. `context_length_exceeded`, `bad_request` and
 `unsupported` are the caller's to mend; after all others the gateway tries another node."""
 
 
-def next_output_hash(previous: bytes, token_ids: tuple[int, ...], text: str) -> bytes:
+def next_output_hash(
+    previous: bytes, token_ids: tuple[int, ...], text: str, choice: int | None = None
+) -> bytes:
     """Continue the running hash over an attempt's output with one OutputFrame's content.
 
     `h(0)` is 32 zero bytes; `h(k) = SHA-256(h(k-1) || u32 count || u32 token IDs || UTF-8 text)`,
-    integers big-endian.
+    integers big-endian. In a job of several choices, u32 `choice` follows `h(k-1)`.
     """
     tokens = b"".join(token.to_bytes(4, "big") for token in token_ids)
     count = len(token_ids).to_bytes(4, "big")
+    if choice is not None:
+        previous += choice.to_bytes(4, "big")
     return hashlib.sha256(previous + count + tokens + text.encode()).digest()
+
+
+def choice_seed(seed: int, choice: int) -> int:
+    """Give the 32-bit seed by which one choice of a job is drawn; choice 0 has the job's own.
+
+    The others: the first four bytes of `SHA-256("choice" || u32 seed || u32 choice)`, big-endian.
+    """
+    if choice == 0:
+        return seed
+    data = b"choice" + seed.to_bytes(4, "big") + choice.to_bytes(4, "big")
+    return int.from_bytes(hashlib.sha256(data).digest()[:4], "big")
 
 
 OUTPUT_HASH_START = bytes(32)

@@ -15,8 +15,21 @@ NAME_CHARACTERS_MAX = 128
 TEXT_CHARACTERS_MAX = 1024
 ADDRESSES_MAX = 8
 MODELS_PER_NODE_MAX = 32
+GPUS_PER_NODE_MAX = 16
 CERTIFICATES_MAX = 3
 OUTPUT_TOKENS_PER_MESSAGE_MAX = 4096
+CHOICES_MAX = 8
+"""Answers to one request: each takes a slot of its node."""
+TOP_LOGPROBS_MAX = 20
+"""OpenAI's own limit."""
+TOKEN_BYTES_MAX = 512
+"""No vocabulary has longer tokens."""
+EMBEDDING_INPUTS_MAX = 2048
+"""OpenAI's own limit of texts in one embeddings request."""
+EMBEDDING_DIMENSIONS_MAX = 16_384
+"""Four times the longest vectors of published models; one vector is 88 kB of text."""
+EMBEDDING_TEXT_BYTES_MAX = 16 << 20
+"""All vectors of one answer: 2,048 of 1,536 numbers. A gateway keeps the whole answer."""
 LEGS_PER_CAPTURE_MAX = 8
 CAPTURES_PER_BATCH_MAX = 32
 """A capture of one leg is about 1.2 kB; 32 of 8 legs still fit one frame."""
@@ -40,6 +53,29 @@ ADVERT_LIFETIME_S = 45.0
 ADVERT_LIFETIME_S_MAX = 4 * 3600.0
 """Twice what nodes give their DHT records: who leaves cannot stay in everybody's books for long."""
 ADVERTS_KNOWN_MAX = 20_000
+
+# --- reaching hidden nodes --------------------------------------------------------------------
+GATEWAY_STATEMENT_INTERVAL_S = 30.0
+GATEWAY_STATEMENT_LIFETIME_S = 120.0
+"""Four statements: a gateway that is gone stops being dialled two minutes later."""
+GATEWAYS_KNOWN_MAX = 1024
+"""A statement has about 700 bytes, and each gateway has a certificate of the authority."""
+REACH_TIMEOUT_S = 3.0
+"""Of one dial back: a home router that drops packets never answers."""
+RELAY_ANSWER_TIMEOUT_S = 5.0
+RELAY_RESERVATIONS_MAX = 256
+RELAY_CIRCUITS_MAX = 256
+RELAY_CIRCUITS_PER_NODE_MAX = 16
+"""A node has one circuit from each gateway that cannot be dialled."""
+RELAY_CIRCUIT_BYTES_MAX = 256 << 20
+RELAY_CIRCUIT_S_MAX = 4 * 3600.0
+"""A circuit that is cut is made again; its jobs are resumed."""
+RELAY_BYTES_PER_DAY_MAX = 64 << 30
+"""About 400,000 answers of 500 tokens."""
+RELAY_NODE_SHARE = 4
+"""One node may use up at most this part of a day's bytes."""
+RELAY_NODES_PER_DAY_MAX = 10_000
+"""Nodes whose bytes are counted apart; more are not relayed that day."""
 
 # --- time -------------------------------------------------------------------------------------
 HELLO_TIMEOUT_S = 2.0

@@ -19,12 +19,19 @@ _ANY_PORT = re.compile(r"^(/ip[46]/([0-9a-fA-F.:]+)/tcp/)0$")
 _WITH_PORT = re.compile(r"^/ip[46]/([0-9a-fA-F.:]+)/tcp/(\d{1,5})(/p2p/.*)?$")
 
 
+def listens_not(listen: Sequence[str]) -> bool:
+    """Tell whether a peer is asked not to listen: by no address, or by the word `none`."""
+    return tuple(listen) in ((), ("none",))
+
+
 def choose_listen_addresses(listen: Sequence[str], port_file: Path) -> tuple[str, ...]:
-    """Put the remembered port where `/tcp/0` stands, if it is still free.
+    """Put the remembered port where `/tcp/0` stands, if it is still free; `none` is no address.
 
     Raises: MalformedError for an address of another form; PeerUnavailableError if a port that was
         asked for by number is in use.
     """
+    if listens_not(listen):
+        return ()
     remembered = _read_port(port_file)
     chosen = []
     for address in listen:

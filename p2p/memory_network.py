@@ -18,9 +18,10 @@ from contextlib import asynccontextmanager
 import trio
 
 from p2p.errors import PeerUnavailableError
+from p2p.memory_carried import CarriedDial
 from p2p.memory_peer import MemoryNetwork
-from p2p.memory_wire import Wire
-from p2p.network import Gate, RecordCheck
+from p2p.memory_wire import Carrier, Wire
+from p2p.network import Gate, RecordCheck, Way
 from p2p.signing import KeyPair
 from p2p.types import NetworkId, PeerId
 
@@ -54,9 +55,12 @@ class MemoryHub:
         self.wires: list[Wire] = []
         self._random_by_pair: dict[tuple[PeerId, PeerId], random.Random] = {}
         self._groups: list[frozenset[PeerId]] = []
+        self._cuts: set[frozenset[PeerId]] = set()
         self._silent = False
         self._frozen: set[PeerId] = set()
         self._next_port = FIRST_PORT
+        self.carried: dict[bytes, CarriedDial] = {}
+        """Connections inside of streams whose other end has not answered yet, by their tokens."""
 
     # --- faults -----------------------------------------------------------------------------
 
@@ -68,13 +72,23 @@ class MemoryHub:
         self._groups = [frozenset(group) for group in groups]
         self._silent = silent
         for wire in list(self.wires):
+            if wire.way is Way.RELAYED:
+                continue  # it breaks with the streams that carry it
             if not silent and not self.reachable(wire.ends[0].local, wire.ends[1].local):
                 wire.break_off()
         self._hold_wires()
 
+    def cut(self, one: PeerId, other: PeerId) -> None:
+        """Let two peers not reach each other directly until `heal`; connections break at once."""
+        self._cuts.add(frozenset((one, other)))
+        for wire in list(self.wires):
+            if wire.way is Way.DIRECT and {end.local for end in wire.ends} == {one, other}:
+                wire.break_off()
+
     def heal(self) -> None:
-        """End the partition."""
+        """End the partition, and all cuts."""
         self._groups = []
+        self._cuts.clear()
         self._hold_wires()
 
     def freeze(self, peer_id: PeerId) -> None:
@@ -95,6 +109,8 @@ class MemoryHub:
 
     def reachable(self, one: PeerId, other: PeerId) -> bool:
         """Tell whether no partition lies between two peers."""
+        if frozenset((one, other)) in self._cuts:
+            return False
         return self._group_of(one) == self._group_of(other)
 
     def _group_of(self, peer_id: PeerId) -> int:
@@ -102,6 +118,8 @@ class MemoryHub:
 
     def _hold_wires(self) -> None:
         for wire in self.wires:
+            if wire.way is Way.RELAYED:
+                continue
             ends = [end.local for end in wire.ends]
             wire.hold(not self.reachable(*ends) or any(end in self._frozen for end in ends))
 
@@ -140,10 +158,16 @@ class MemoryHub:
                 return network
         return None
 
-    def make_wire(self, dialler: MemoryNetwork, acceptor: MemoryNetwork) -> Wire:
-        """Connect two networks."""
+    def make_wire(
+        self,
+        dialler: MemoryNetwork,
+        acceptor: MemoryNetwork,
+        carriers: tuple[Carrier, Carrier] | None = None,
+    ) -> Wire:
+        """Connect two networks, directly or inside of the streams that carry the connection."""
         pair = (dialler.local, acceptor.local)
         wire = Wire((dialler, acceptor), lambda: self.draw_delay_s(*pair), self._wire_lost)
+        wire.carriers = carriers
         self.wires.append(wire)
         self._hold_wires()
         return wire

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from p2p import memory_carried, memory_gossip
 from p2p.errors import (
     DeadlineError,
     MalformedError,
@@ -18,10 +19,20 @@ from p2p.errors import (
     UntrustedError,
     WrongNetworkError,
 )
-from p2p.limits import DIAL_TIMEOUT_S, GOSSIP_MESSAGE_BYTES_MAX, HELLO_TIMEOUT_S
+from p2p.limits import DIAL_TIMEOUT_S, HELLO_TIMEOUT_S
 from p2p.memory_directory import MemoryDirectory
 from p2p.memory_wire import MemoryStream, Wire
-from p2p.network import Access, Gate, GossipMessage, Provider, RecordCheck, Stream, StreamHandler
+from p2p.network import (
+    Access,
+    Gate,
+    GossipMessage,
+    Provider,
+    RecordCheck,
+    Stream,
+    StreamHandler,
+    Way,
+    WayWatcher,
+)
 from p2p.subscriptions import Subscription
 from p2p.types import NetworkId, PeerId
 
@@ -60,8 +71,10 @@ class MemoryNetwork:
         self.directory = MemoryDirectory(self, record_check)
         self._handlers: dict[str, tuple[StreamHandler, bool]] = {}
         self._wires: list[Wire] = []
-        self._subscriptions: dict[str, Subscription] = {}
+        self.subscriptions: dict[str, Subscription] = {}
         self._dial_locks: dict[PeerId, trio.Lock] = {}
+        self._way_watchers: list[WayWatcher] = []
+        self._ways_told: dict[PeerId, Way] = {}
         self._stopped = False
         self._jobs_send, self._jobs_receive = trio.open_memory_channel[_Job](JOBS_MAX)
 
@@ -107,7 +120,7 @@ class MemoryNetwork:
         self._stopped = True
         for wire in list(self._wires):
             wire.break_off()
-        for subscription in self._subscriptions.values():
+        for subscription in self.subscriptions.values():
             subscription.close()
         if self.on_stop is not None:
             self.on_stop()
@@ -118,14 +131,35 @@ class MemoryNetwork:
 
     # --- connections ------------------------------------------------------------------------
 
-    def _wire_to(self, peer_id: PeerId) -> Wire | None:
+    def _wire_to(self, peer_id: PeerId, way: Way | None = None) -> Wire | None:
         best: Wire | None = None
+        best_rank = -1
         for wire in reversed(self._wires):
             if wire.other(self).local == peer_id and peer_id in wire.access and wire.alive:
-                if wire.access[peer_id] is Access.MEMBER:
-                    return wire
-                best = best or wire
+                rank = 2 * (wire.access[peer_id] is Access.MEMBER) + (wire.way is Way.DIRECT)
+                if rank > best_rank and way in (None, wire.way):
+                    best, best_rank = wire, rank
         return best
+
+    def way_to(self, peer_id: PeerId) -> Way | None:
+        """The best way to a connected and greeted peer."""
+        wire = self._wire_to(peer_id)
+        return None if wire is None else wire.way
+
+    def watch_ways(self, watcher: WayWatcher) -> None:
+        """Call `watcher` whenever the best way to a peer has become another one."""
+        self._way_watchers.append(watcher)
+
+    def _tell_way(self, peer_id: PeerId) -> None:
+        way = self.way_to(peer_id)
+        if way is self._ways_told.get(peer_id):
+            return
+        if way is None:
+            del self._ways_told[peer_id]
+        else:
+            self._ways_told[peer_id] = way
+        for watcher in self._way_watchers:
+            watcher(peer_id, way)
 
     def access_of(self, peer_id: PeerId) -> Access | None:
         """What a connected and greeted peer may use."""
@@ -143,14 +177,11 @@ class MemoryNetwork:
 
     async def connect(self, address: str) -> PeerId:
         """Dial an address that names its peer, exchange hellos, and give the peer's ID."""
-        place, separator, name = address.rpartition("/p2p/")
-        if not separator or not name or place.count("/") != 4 or "/tcp/" not in place:
-            raise MalformedError(f"not an address of a peer: {address[:200]!r}")
-        peer_id = PeerId(name)
+        place, peer_id = _parse_address(address)
         if peer_id == self.local:
             raise MalformedError("this is our own address")
         async with self._dial_locks.setdefault(peer_id, trio.Lock()):
-            if self._wire_to(peer_id) is None:
+            if self._wire_to(peer_id, Way.DIRECT) is None:
                 await self._dial(place, peer_id)
         return peer_id
 
@@ -162,23 +193,50 @@ class MemoryNetwork:
         if hub.silent_between(self.local, peer_id):
             await trio.sleep(DIAL_TIMEOUT_S)
             raise DeadlineError(f"{place} did not answer in {DIAL_TIMEOUT_S:g} s")
-        other = hub.find(place)
-        if other is None or hub.random_for(self.local, peer_id).random() < hub.dial_loss:
-            raise PeerUnavailableError(f"cannot reach {place}: connection refused")
-        if other.local != peer_id:
-            raise UntrustedError(f"another peer than the address names answers at {place}")
+        other = self._answering(place, peer_id)
         if other.pre_shared_key != self.pre_shared_key:
             raise PeerUnavailableError(f"{place} answers, but with another pre-shared key")
         if other.network_id != self.network_id:
             raise WrongNetworkError(f"{peer_id} belongs to another network")
         wire = hub.make_wire(self, other)
         for end in wire.ends:
-            end._wires.append(wire)
-        ours, theirs = wire.open_pair(self)
-        other.start_soon(lambda: other._greet(wire, theirs, dialled=False))
-        error = await self._greet(wire, ours, dialled=True)
+            end.add_wire(wire)
+        error = await self.greet_over(wire)
         if error is not None:
             raise error
+
+    def _answering(self, place: str, peer_id: PeerId) -> MemoryNetwork:
+        """Give who answers at a place. Raises: PeerUnavailableError, UntrustedError."""
+        other = self.hub.find(place)
+        if other is None or self.hub.random_for(self.local, peer_id).random() < self.hub.dial_loss:
+            raise PeerUnavailableError(f"cannot reach {place}: connection refused")
+        if other.local != peer_id:
+            raise UntrustedError(f"another peer than the address names answers at {place}")
+        return other
+
+    async def greet_over(self, wire: Wire) -> P2PError | None:
+        """Exchange hellos on a wire that we dialled; gives why it was refused."""
+        other = wire.other(self)
+        ours, theirs = wire.open_pair(self)
+        other.start_soon(lambda: other._greet(wire, theirs, dialled=False))
+        return await self._greet(wire, ours, dialled=True)
+
+    def add_wire(self, wire: Wire) -> None:
+        """A connection was made, by us or to us."""
+        self._wires.append(wire)
+
+    async def connect_over(self, stream: Stream, peer_id: PeerId, received: bytes = b"") -> None:
+        """Make a stream that leads to a peer the connection to it."""
+        await memory_carried.connect_over(self, stream, peer_id, received)
+
+    async def accept_over(self, stream: Stream, received: bytes = b"") -> None:
+        """Serve a connection that another peer makes over a stream, until it is gone."""
+        await memory_carried.accept_over(self, stream, received)
+
+    async def probe(self, address: str) -> None:
+        """Find out whether a peer can be dialled at an address."""
+        self._answering(*_parse_address(address))
+        await trio.sleep(self.hub.draw_delay_s(self.local, self.local))
 
     async def _greet(self, wire: Wire, stream: MemoryStream, *, dialled: bool) -> P2PError | None:
         peer_id = stream.remote
@@ -214,6 +272,7 @@ class MemoryNetwork:
             return PeerUnavailableError(f"{peer_id} closed the connection after its hello")
         wire.access[peer_id] = access
         wire.settled[self.local].set()
+        self._tell_way(peer_id)
         return None
 
     def wire_lost(self, wire: Wire) -> None:
@@ -222,17 +281,18 @@ class MemoryNetwork:
             return
         self._wires.remove(wire)
         peer_id = wire.other(self).local
+        self._tell_way(peer_id)
         if peer_id in wire.access and self._wire_to(peer_id) is None:
             try:
                 self._gate.forget(peer_id)
             except Exception:
                 _logger.exception("the gate failed to forget %s", peer_id)
 
-    async def disconnect(self, peer_id: PeerId) -> None:
-        """Close all connections to a peer."""
+    async def disconnect(self, peer_id: PeerId, *, only: Way | None = None) -> None:
+        """Close all connections to a peer, or only those of one way."""
         await trio.lowlevel.checkpoint()
         for wire in list(self._wires):
-            if wire.other(self).local == peer_id:
+            if wire.other(self).local == peer_id and only in (None, wire.way):
                 wire.break_off()
 
     # --- streams ----------------------------------------------------------------------------
@@ -291,56 +351,18 @@ class MemoryNetwork:
         """Receive a topic's messages (at most once for each topic)."""
         if not self.subscribes:
             raise MalformedError("this network was opened without subscriptions")
-        if topic in self._subscriptions:
+        if topic in self.subscriptions:
             raise MalformedError(f"{topic} is subscribed already")
-        self._subscriptions[topic] = subscription = Subscription()
+        self.subscriptions[topic] = subscription = Subscription()
         return subscription.channel
 
     async def publish(self, topic: str, data: bytes) -> None:
         """Send to all subscribers of a topic that are reachable along connections."""
-        if len(data) > GOSSIP_MESSAGE_BYTES_MAX:
-            raise MalformedError(
-                f"a gossip message has at most {GOSSIP_MESSAGE_BYTES_MAX} bytes, not {len(data)}"
-            )
-        await trio.lowlevel.checkpoint()
-        message = GossipMessage(self.local, bytes(data))
-        seen = {self.local}
-        todo: list[tuple[MemoryNetwork, float]] = [(self, 0.0)]
-        while todo:
-            relay, delay_s = todo.pop(0)
-            for other, hop_s in relay.gossip_hops():
-                subscription = other._subscriptions.get(topic)
-                if other.local in seen or subscription is None:
-                    continue
-                if self.hub.random_for(relay.local, other.local).random() < self.hub.gossip_loss:
-                    continue
-                seen.add(other.local)
-                todo.append((other, delay_s + hop_s))
-                other.deliver_after(delay_s + hop_s, subscription, message)
+        await memory_gossip.publish(self, topic, data)
 
     def gossip_hops(self) -> list[tuple[MemoryNetwork, float]]:
         """Give the members next to us and the delay to each, in a fixed order."""
-        hops: dict[PeerId, tuple[MemoryNetwork, float]] = {}
-        for wire in self._wires:
-            other = wire.other(self)
-            members = all(wire.access.get(end.local) is Access.MEMBER for end in wire.ends)
-            if members and not wire.held and other.local not in hops:
-                hops[other.local] = (other, wire.draw_delay_s())
-        return [hops[peer_id] for peer_id in sorted(hops)]
-
-    def deliver_after(
-        self, delay_s: float, subscription: Subscription, message: GossipMessage
-    ) -> None:
-        """Put a message into a subscription after a delay."""
-        if delay_s <= 0:
-            subscription.put(message)
-            return
-
-        async def deliver() -> None:
-            await trio.sleep(delay_s)
-            subscription.put(message)
-
-        self.start_soon(deliver)
+        return memory_gossip.hops(self, self._wires)
 
     # --- directory --------------------------------------------------------------------------
 
@@ -359,3 +381,11 @@ class MemoryNetwork:
     async def get_record(self, key: bytes) -> bytes | None:
         """Look a record up on the directory, newest wins."""
         return await self.directory.get_record(key)
+
+
+def _parse_address(address: str) -> tuple[str, PeerId]:
+    """Cut an address into its place and its peer. Raises: MalformedError."""
+    place, separator, name = address.rpartition("/p2p/")
+    if not separator or not name or place.count("/") != 4 or "/tcp/" not in place:
+        raise MalformedError(f"not an address of a peer: {address[:200]!r}")
+    return place, PeerId(name)

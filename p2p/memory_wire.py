@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import trio
 
 from p2p.errors import SessionLostError
-from p2p.network import Access
+from p2p.network import Access, Way
 from p2p.types import PeerId
 
 if TYPE_CHECKING:
@@ -49,8 +50,21 @@ class Pipe:
 
     def end(self) -> None:
         """The sender sends no more."""
+        if not self.broken and not self.ended:
+            if self._wire.way_of(self) is not None:
+                self._wire.carry_end(self)
+                return
+            self.mark_ended()
+
+    def mark_ended(self) -> None:
+        """The end has arrived."""
+        self.ended = True
+        self.notify()
+
+    def arrive(self, data: bytes) -> None:
+        """Bytes have come through the carrying stream (they were counted when they were sent)."""
         if not self.broken:
-            self.ended = True
+            self._chunks.append((trio.current_time(), data))
             self.notify()
 
     def break_off(self) -> None:
@@ -79,6 +93,10 @@ class Pipe:
                 raise SessionLostError(f"the reader took nothing for {STALL_S_MAX:g} s")
             if not self._is_open():
                 raise SessionLostError("the stream is gone")
+            if self._wire.way_of(self) is not None:
+                self._size_bytes += len(chunk)
+                await self._wire.carry(self, bytes(chunk))
+                continue
             arrival_s = trio.current_time() + self._wire.draw_delay_s()
             self._last_arrival_s = max(self._last_arrival_s, arrival_s)
             self._chunks.append((self._last_arrival_s, bytes(chunk)))
@@ -124,6 +142,55 @@ class Pipe:
         return b"".join(parts)
 
 
+class Carrier:
+    """One direction of a connection inside of streams: what one end sends, the other takes out.
+
+    The bytes themselves travel (so that a relay counts and delays them); which pipe they belong to
+    is known here.
+    """
+
+    def __init__(self, sending: MemoryStream, receiving: MemoryStream) -> None:
+        self._sending = sending
+        self._receiving = receiving
+        self._queue: deque[tuple[Pipe, bytes | None]] = deque()
+        self._received_bytes = 0
+
+    async def send(self, pipe: Pipe, data: bytes) -> None:
+        """Send a pipe's bytes. Raises: SessionLostError."""
+        self._queue.append((pipe, data))
+        await self._sending.send_all(data)
+
+    def end(self, pipe: Pipe) -> None:
+        """End a pipe after what was sent on it."""
+        self._queue.append((pipe, None))
+        self._deliver()
+
+    def _deliver(self) -> None:
+        while self._queue:
+            pipe, data = self._queue[0]
+            if data is None:
+                pipe.mark_ended()
+            elif len(data) <= self._received_bytes:
+                self._received_bytes -= len(data)
+                pipe.arrive(data)
+            else:
+                return
+            self._queue.popleft()
+
+    async def run(self) -> None:
+        """Take out what arrives, until the carrying stream is gone."""
+        try:
+            while data := await self._receiving.receive_some():
+                self._received_bytes += len(data)
+                self._deliver()
+        except SessionLostError:
+            pass
+
+    def stop(self) -> None:
+        """The connection is gone: so is its stream."""
+        self._sending.abort()
+
+
 class MemoryStream:
     """A stream of the port between two peers of a hub."""
 
@@ -148,13 +215,20 @@ class MemoryStream:
 
     async def reset(self) -> None:
         """Abort in both directions."""
+        self.abort()
+        await trio.lowlevel.checkpoint()
+
+    def abort(self) -> None:
+        """Abort in both directions, at once."""
         self._outgoing.break_off()
         self._incoming.break_off()
-        await trio.lowlevel.checkpoint()
 
 
 class Wire:
     """A connection: the dialling network first."""
+
+    carriers: tuple[Carrier, Carrier] | None = None
+    """Where a connection inside of streams puts what its ends send; None for a direct one."""
 
     def __init__(
         self,
@@ -171,6 +245,7 @@ class Wire:
         self._held = False
         self._changed = trio.Event()
         self._pipes: list[Pipe] = []
+        self._ways: WeakKeyDictionary[Pipe, Carrier] = WeakKeyDictionary()
 
     @property
     def alive(self) -> bool:
@@ -206,6 +281,9 @@ class Wire:
     def open_pair(self, opener: MemoryNetwork) -> tuple[MemoryStream, MemoryStream]:
         """Make a stream: the opener's side first."""
         there, back = Pipe(self), Pipe(self)
+        if self.carriers is not None:
+            forward = opener is self.ends[0]
+            self._ways[there], self._ways[back] = self.carriers[:: 1 if forward else -1]
         self._pipes = [pipe for pipe in self._pipes if not (pipe.broken or pipe.unread)]
         self._pipes += [there, back]
         acceptor = self.other(opener)
@@ -214,11 +292,34 @@ class Wire:
             MemoryStream(opener.local, there, back),
         )
 
+    @property
+    def way(self) -> Way:
+        """Whether the ends reach each other directly."""
+        return Way.DIRECT if self.carriers is None else Way.RELAYED
+
+    def way_of(self, pipe: Pipe) -> Carrier | None:
+        """The stream that carries a pipe's bytes, if one does."""
+        return self._ways.get(pipe)
+
+    async def carry(self, pipe: Pipe, data: bytes) -> None:
+        """Send a pipe's bytes through the carrying stream. Raises: SessionLostError."""
+        try:
+            await self._ways[pipe].send(pipe, data)
+        except SessionLostError:
+            self.break_off()
+            raise
+
+    def carry_end(self, pipe: Pipe) -> None:
+        """Let a pipe end after what was sent on it."""
+        self._ways[pipe].end(pipe)
+
     def break_off(self) -> None:
         """The connection is gone, for both sides at once."""
         if self.lost.is_set():
             return
         self.lost.set()
+        for carrier in self.carriers or ():
+            carrier.stop()
         for pipe in self._pipes:
             pipe.break_off()
         self._notify()

@@ -33,6 +33,17 @@ class Access(enum.Enum):
     MEMBER = "member"
 
 
+class Way(enum.Enum):
+    """How a connected peer is reached."""
+
+    DIRECT = "direct"
+    RELAYED = "relayed"
+
+
+WayWatcher = Callable[[PeerId, Way | None], None]
+"""Told when the best way to a peer is another one now (None: it is gone). Returns at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class GossipMessage:
     """A message of a topic: its author (verified by the adapter) and its bytes."""
@@ -83,6 +94,46 @@ StreamHandler = Callable[[Stream], Awaitable[None]]
 """Serves one inbound stream: closed by the adapter when it returns, reset when it raises."""
 
 
+class ConnectionCarrier(Protocol):
+    """What the relay needs beside the port's other methods: connections inside of streams.
+
+    A carried connection is secured end to end and greeted like any other; who carries it sees
+    ciphertext. It serves streams only: gossip and the DHT stay on direct connections.
+    """
+
+    async def connect_over(self, stream: Stream, peer_id: PeerId, received: bytes = b"") -> None:
+        """Make a stream that leads to a peer the connection to it (it belongs to us from now on).
+
+        Args:
+            received: bytes of the connection that were read from the stream already.
+        Raises: as `Network.connect`.
+        """
+        ...
+
+    async def accept_over(self, stream: Stream, received: bytes = b"") -> None:
+        """Serve a connection that another peer makes over a stream, until it is gone.
+
+        Raises: PeerUnavailableError, DeadlineError, UntrustedError if it was not greeted.
+        """
+        ...
+
+    def way_to(self, peer_id: PeerId) -> Way | None:
+        """The best way to a connected and greeted peer: direct before relayed."""
+        ...
+
+    def watch_ways(self, watcher: WayWatcher) -> None:
+        """Call `watcher` whenever the best way to a peer has become another one."""
+        ...
+
+    async def probe(self, address: str) -> None:
+        """Find out whether a peer can be dialled at an address, connected already or not.
+
+        It is authenticated and hung up on: nothing else happens on that connection.
+        Raises: MalformedError, PeerUnavailableError, DeadlineError, UntrustedError.
+        """
+        ...
+
+
 class Gate(Protocol):
     """Decides who may come in. Implemented by `p2p.membership.Membership`."""
 
@@ -105,7 +156,7 @@ RecordCheck = Callable[[bytes, bytes], int]
 Of two valid values for one key the higher sequence number wins."""
 
 
-class Network(Protocol):
+class Network(ConnectionCarrier, Protocol):
     """One peer's view of its network."""
 
     @property
@@ -129,14 +180,14 @@ class Network(Protocol):
     async def connect(self, address: str) -> PeerId:
         """Dial a multiaddress that names its peer, exchange hellos, and give the peer's ID.
 
-        Does nothing if a greeted connection exists.
+        Does nothing if a greeted, direct connection exists.
         Raises: MalformedError (address), PeerUnavailableError, DeadlineError, UntrustedError (the
         peer, or we in its eyes, do not belong: WrongNetworkError if it is another network).
         """
         ...
 
-    async def disconnect(self, peer_id: PeerId) -> None:
-        """Close all connections to a peer (no error if there is none)."""
+    async def disconnect(self, peer_id: PeerId, *, only: Way | None = None) -> None:
+        """Close all connections to a peer, or `only` those of one way (no error for none)."""
         ...
 
     def access_of(self, peer_id: PeerId) -> Access | None:

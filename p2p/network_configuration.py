@@ -15,75 +15,64 @@ from typing import Annotated, Literal
 
 import pydantic
 
+from p2p.approved_models import (
+    UNVERIFIED_MODELS_MAX,
+    ApprovedModel,
+    Frozen,
+    Hex32,
+    UnverifiedModel,
+    with_digest,
+)
 from p2p.errors import ForkError, MalformedError, StaleError, UntrustedError, WrongNetworkError
-from p2p.limits import AMOUNT_MICROCREDITS_MAX, PRICE_MICROCREDITS_MAX, TOKENS_MAX
+from p2p.limits import AMOUNT_MICROCREDITS_MAX
 from p2p.prices import FeeRule, PriceTerms
 from p2p.signing import KeyPair, Signed, verify_bytes
 from p2p.types import NetworkId, PeerId, authority_matches
+
+__all__ = [
+    "ApprovedModel",
+    "Fees",
+    "Limits",
+    "NetworkConfiguration",
+    "Participation",
+    "Rcp",
+    "UnverifiedModel",
+    "Witness",
+    "check_successor",
+    "configuration_digest",
+    "open_configuration",
+    "price_terms",
+    "sign_configuration",
+    "terms_allowed",
+]
 
 PURPOSE = "network-configuration"
 CONFIGURATION_BYTES_MAX = 256 * 1024
 HOLD_BEYOND_DEADLINE_S_MIN = 60
 """Time to settle after a job's last moment, over a bootstrap that is restarting."""
 
-Hex32 = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Hex16 = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{32}$")]
-Price = Annotated[int, pydantic.Field(ge=0, le=PRICE_MICROCREDITS_MAX)]
-Tokens = Annotated[int, pydantic.Field(ge=1, le=TOKENS_MAX)]
 BasisPoints = Annotated[int, pydantic.Field(ge=0, le=5000)]
 Share = Annotated[int, pydantic.Field(ge=0, le=10_000)]
 
 
-class _Frozen(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="ignore", strict=False)
-
-
-class ApprovedModel(_Frozen):
-    """A model that nodes may serve, with its price (microcredits for 10**6 tokens) and limits.
-
-    `template_allowance_tokens`: what the chat template adds to each message at most; it makes the
-    bound on input tokens safe. `default_output_tokens`: the maximum output when a request names
-    none. `cached_input_...`: the price of input that the node still has in its cache from an
-    earlier request of the same account; not above the price of other input, which it is if none is
-    given.
-    """
-
-    name: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$")]
-    version: Annotated[str, pydantic.StringConstraints(min_length=1, max_length=40)] = "1"
-    digest: Hex32
-    context_tokens: Tokens
-    template_allowance_tokens: Tokens = 16
-    default_output_tokens: Tokens = 512
-    input_microcredits_per_million_tokens: Price
-    output_microcredits_per_million_tokens: Price
-    cached_input_microcredits_per_million_tokens: Price | None = None
-    tasks: tuple[Literal["chat"], ...] = ("chat",)
-
-    @pydantic.model_validator(mode="after")
-    def _cached_is_not_dearer(self) -> ApprovedModel:
-        # The hold is made for input that is not cached.
-        cached = self.cached_input_microcredits_per_million_tokens
-        if cached is not None and cached > self.input_microcredits_per_million_tokens:
-            raise ValueError(f"{self.name}: cached input may not cost more than other input")
-        return self
-
-
-class Fees(_Frozen):
+class Fees(Frozen):
     """Shares of each charge, in 1/10000."""
 
     gateway_basis_points: BasisPoints = 500
     network_basis_points: BasisPoints = 500
 
 
-class Participation(_Frozen):
+class Participation(Frozen):
     """Who may join and open accounts.
 
-    `accounts`: `open` to everybody at the two rates an hour (`..._per_network_max`: for the clients
-    of one /24 or /48), or by `invite`. Invites are signed by the authority or one of `invite_keys`;
-    one whose ID is in `revoked_invites` opens nothing more.
+    `nodes`: anybody may run one (`open`), or a node that is new needs an `invite`. `accounts`:
+    `open` to everybody at the two rates an hour (`..._per_network_max`: for the clients of one /24
+    or /48), or by `invite`. Invites are signed by the authority or one of `invite_keys`; one whose
+    ID is in `revoked_invites` lets nothing more in.
     """
 
-    nodes: Literal["open"] = "open"
+    nodes: Literal["open", "invite"] = "open"
     accounts: Literal["open", "invite"] = "open"
     node_certificate_lifetime_s: Annotated[int, pydantic.Field(ge=60)] = 30 * 86_400
     accounts_opened_per_hour_max: Annotated[int, pydantic.Field(ge=1)] = 600
@@ -99,11 +88,11 @@ class Participation(_Frozen):
 
     @property
     def revoked_invite_ids(self) -> frozenset[bytes]:
-        """The invites that open nothing more."""
+        """The invites that let nothing more in."""
         return frozenset(bytes.fromhex(invite_id) for invite_id in self.revoked_invites)
 
 
-class Limits(_Frozen):
+class Limits(Frozen):
     """Bounds on money and jobs.
 
     `grant_microcredits_per_mint_key_and_day_max`: all grants that one mint key makes on one UTC
@@ -151,7 +140,7 @@ class Limits(_Frozen):
         return self
 
 
-class Rcp(_Frozen):
+class Rcp(Frozen):
     """How contribution points are given (`ledger/rcp.py`): an epoch's length, its pool of points,
     the shares of the kinds in 1/10000, how much of one payer's money at one node counts, and how
     much of the fees that one referred account pays in an epoch."""
@@ -175,15 +164,18 @@ class Rcp(_Frozen):
         return self
 
 
-class Witness(_Frozen):
+class Witness(Frozen):
     """Who cosigns checkpoints of the log: the name in its signature lines, and its public key."""
 
     name: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,99}$")]
     public_key: Hex32
 
 
-class NetworkConfiguration(_Frozen):
+class NetworkConfiguration(Frozen):
     """One version of the configuration. Keys are lower-case hex.
+
+    `models` are files that nodes may serve; `unverified_models` are names under which they may
+    offer other servers, to requests that accept that (`p2p.approved_models`).
 
     `mint_keys` sign new grants. A key that is no longer used moves to `retired_mint_keys`: what it
     granted stays good. A key in neither list makes all that it ever granted worthless.
@@ -201,6 +193,9 @@ class NetworkConfiguration(_Frozen):
     predecessor_digest: Hex32 | None = None
     issued_ms: int
     models: tuple[ApprovedModel, ...] = ()
+    unverified_models: Annotated[
+        tuple[UnverifiedModel, ...], pydantic.Field(max_length=UNVERIFIED_MODELS_MAX)
+    ] = ()
     fees: Fees = Fees()
     participation: Participation = Participation()
     limits: Limits = Limits()
@@ -217,7 +212,7 @@ class NetworkConfiguration(_Frozen):
 
     @pydantic.model_validator(mode="after")
     def _names_are_unique(self) -> NetworkConfiguration:
-        names = [model.name for model in self.models]
+        names = [model.name for model in (*self.models, *self.unverified_models)]
         digests = [model.digest for model in self.models]
         if len(set(names)) != len(names) or len(set(digests)) != len(digests):
             raise ValueError("a model name or digest is listed twice")
@@ -266,14 +261,20 @@ class NetworkConfiguration(_Frozen):
         """The shares of a charge as the price rules want them."""
         return FeeRule(self.fees.gateway_basis_points, self.fees.network_basis_points)
 
+    @property
+    def all_models(self) -> tuple[ApprovedModel, ...]:
+        """The approved models and the unverified ones, each with its digest."""
+        network = NetworkId(self.network_id)
+        return self.models + tuple(with_digest(network, m) for m in self.unverified_models)
+
     def model_named(self, name: str) -> ApprovedModel | None:
-        """Find an approved model by name."""
-        return next((model for model in self.models if model.name == name), None)
+        """Find a model, approved or unverified, by name."""
+        return next((model for model in self.all_models if model.name == name), None)
 
     def model_with_digest(self, digest: bytes) -> ApprovedModel | None:
-        """Find an approved model by the SHA-256 of its file."""
+        """Find a model by the SHA-256 of its file, or an unverified one by what stands for it."""
         wanted = digest.hex()
-        return next((model for model in self.models if model.digest == wanted), None)
+        return next((model for model in self.all_models if model.digest == wanted), None)
 
     def is_banned(self, peer_id: PeerId) -> bool:
         """Tell whether the authority has shut a peer out."""

@@ -59,10 +59,25 @@ class AccountInvite(Document):
     issued_ms: int
 
 
+@message(104)
+@dataclass(frozen=True, slots=True)
+class NodeInvite(Document):
+    """Lets the holder of `public_key`'s secret bring `uses` nodes into the network until
+    `expires_ms`, and open the accounts of as many (`p2p.node_invites`). Signed as an AccountInvite.
+    """
+
+    PURPOSE: ClassVar[str] = "node-invite"
+    public_key: PublicKey
+    uses: Annotated[int, Range(1, INVITE_USES_MAX)]
+    expires_ms: int
+    issued_ms: int
+
+
 @message(102)
 @dataclass(frozen=True, slots=True)
 class InvitedFounding(Document):
-    """A founding document and the invite that it is opened with. Signed by the invite's key."""
+    """A founding document and the invite that it is opened with (an AccountInvite, or a NodeInvite
+    for the account that its node works for). Signed by the invite's key."""
 
     PURPOSE: ClassVar[str] = "invited-founding"
     founding: Signed
@@ -88,7 +103,7 @@ class Invitation:
     """A verified InvitedFounding, but for who may sign invites: `issuer` signed this one."""
 
     signed: Signed
-    invite: AccountInvite
+    invite: AccountInvite | NodeInvite
     invite_id: bytes
     issuer: bytes
 
@@ -96,6 +111,18 @@ class Invitation:
 def invite_id_of(invite: Signed) -> bytes:
     """Name an invite: the start of SHA-256 over its signer and document (16 bytes)."""
     return hashlib.sha256(invite.signer + invite.body).digest()[:INVITE_ID_BYTES]
+
+
+def open_invite(signed: Signed, network: NetworkId) -> AccountInvite | NodeInvite:
+    """Verify an invite of either kind; who may sign invites is for the caller to judge.
+
+    Raises: UntrustedError (its signature), MalformedError (no invite).
+    """
+    match decode_any_message(signed.body):
+        case NodeInvite():
+            return open_signed(signed, NodeInvite, network)
+        case _:
+            return open_signed(signed, AccountInvite, network)
 
 
 def open_opening(
@@ -109,7 +136,7 @@ def open_opening(
         case AccountFounding():
             return signed, open_signed(signed, AccountFounding, network), None
         case InvitedFounding(founding=founding, invite=signed_invite):
-            invite = open_signed(signed_invite, AccountInvite, network)
+            invite = open_invite(signed_invite, network)
             open_signed(signed, InvitedFounding, network, invite.public_key)
             document = open_signed(founding, AccountFounding, network)
             found = Invitation(signed, invite, invite_id_of(signed_invite), signed_invite.signer)

@@ -49,6 +49,7 @@ class Uplink:
         self._said = ""
         self._was_up = False
         self._link: CallLink | None = None
+        self._address = ""
         self._changed = trio.Event()
 
     @property
@@ -66,10 +67,24 @@ class Uplink:
         link = self._open_link
         return link.link.remote if link is not None else None
 
+    @property
+    def address(self) -> str:
+        """Where the bootstrap that we are linked to was dialled; empty while there is none."""
+        return self._address if self._open_link is not None else ""
+
+    @property
+    def trouble(self) -> str:
+        """What went wrong last; empty while nothing does."""
+        return self._said
+
     async def wait_up(self) -> None:
         """Wait until a bootstrap was reached and greeted."""
         while self._open_link is None:
             await self._changed.wait()
+
+    async def wait_changed(self) -> None:
+        """Wait until the link comes up or goes down."""
+        await self._changed.wait()
 
     async def call(
         self, method: str, body: bytes, timeout_s: float = CALL_TIMEOUT_S, *, urgent: bool = True
@@ -120,6 +135,7 @@ class Uplink:
 
     async def _serve(self, address: str) -> None:
         peer_id = await self._network.connect(address)
+        self._address = address
         try:
             stream = await self._network.open_stream(peer_id, self._protocol)
         except P2PError:

@@ -30,16 +30,18 @@ from p2p import (
     log_messages,
     membership,
     mirror_messages,
+    node_invites,
     opening_messages,
     usage_messages,
 )
-from p2p.admission import JoinRequest, NodeBinding
+from p2p.admission import JoinRequest
 from p2p.adverts import Advert
 from p2p.api_keys import hold_mac, lookup_mac, new_api_key
 from p2p.certificates import Certificate
 from p2p.codec import Limit, Message, Range, encode_message
 from p2p.job_messages import OUTPUT_HASH_START, next_output_hash
 from p2p.network_configuration import PURPOSE as CONFIGURATION
+from p2p.node_invites import NodeBinding
 from p2p.signing import Document, KeyPair, Signed
 from p2p.types import NetworkId, Role, account_id_from_founding, network_id
 from p2p.wire import encode_frame
@@ -53,16 +55,21 @@ MODULES = (
     "p2p.certificates",
     "p2p.claim_messages",
     "p2p.dispute_messages",
+    "p2p.gateway_statements",
+    "p2p.hardware",
     "p2p.job_messages",
     "p2p.key_limits",
     "p2p.lease_messages",
     "p2p.ledger_messages",
     "p2p.link",
     "p2p.log_messages",
+    "p2p.logprob_messages",
     "p2p.membership",
     "p2p.mirror_messages",
+    "p2p.node_invites",
     "p2p.opening_messages",
     "p2p.prices",
+    "p2p.relay_messages",
     "p2p.signing",
     "p2p.subclouds.policy",
     "p2p.usage_messages",
@@ -90,6 +97,9 @@ SIGNED_FIELDS: dict[str, tuple[type[Document], str]] = {
     "alarm": (mirror_messages.LogAlarm, "bootstrap"),
     "invite": (opening_messages.AccountInvite, "authority"),
     "invited": (opening_messages.InvitedFounding, "account"),
+    "NodeAdmission.invite": (opening_messages.NodeInvite, "authority"),
+    "JoinText.invite": (opening_messages.NodeInvite, "authority"),
+    "admission": (node_invites.NodeAdmission, "account"),
     "opening": (opening_messages.InvitedFounding, "account"),
     "lease": (lease_messages.Lease, "bootstrap"),
     "hold": (lease_messages.LeasedHold, "gateway"),
@@ -167,7 +177,7 @@ def _value(hint: Any, cls: type[Message], name: str) -> Any:
         if hint is Signed and name == "configuration":
             return signed_configuration()
         if hint is Signed:
-            document, signer = SIGNED_FIELDS[name]
+            document, signer = SIGNED_FIELDS.get(f"{cls.__name__}.{name}") or SIGNED_FIELDS[name]
             return KEYS[signer].sign(NETWORK, typing.cast(Document, example(document)))
         return example(hint)
     return _plain(hint, kind, bounds, limit, f"{cls.__name__}.{name}")

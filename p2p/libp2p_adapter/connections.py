@@ -26,6 +26,7 @@ from p2p.errors import (
     UntrustedError,
     WrongNetworkError,
 )
+from p2p.libp2p_adapter.carried import is_carried
 from p2p.libp2p_adapter.limits import (
     CONNECTIONS_GREETING_MAX,
     CONNECTIONS_MAX,
@@ -35,7 +36,7 @@ from p2p.libp2p_adapter.limits import (
 from p2p.libp2p_adapter.muxer import Muxer
 from p2p.libp2p_adapter.streams import LibP2PStream, finish, negotiate_outbound
 from p2p.limits import HELLO_TIMEOUT_S
-from p2p.network import Access, Gate
+from p2p.network import Access, Gate, Way, WayWatcher
 from p2p.types import PeerId
 
 _logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Link:
 
     __slots__ = (
         "access", "conn", "dialled", "error", "hello_begun", "libp2p_id", "lost", "muxer",
-        "peer_id", "settled", "waiting",
+        "peer_id", "settled", "waiting", "way",
     )  # fmt: skip
 
     def __init__(self, conn: Any, dialled: bool) -> None:
@@ -54,6 +55,7 @@ class Link:
         self.muxer: Muxer = conn.muxed_conn
         self.libp2p_id = conn.muxed_conn.peer_id
         self.peer_id = PeerId(str(self.libp2p_id))
+        self.way = Way.RELAYED if is_carried(self.muxer) else Way.DIRECT
         self.dialled = dialled
         self.settled = trio.Event()
         self.lost = trio.Event()
@@ -95,8 +97,8 @@ class Link:
 class Connections(INotifee):
     """All links of this peer. `run` greets what is new.
 
-    `on_member` is called when a link is a member's, `on_lost` when a greeted link is gone (and
-    whether it was the peer's last).
+    `on_member` is called when a direct link is a member's, `on_lost` when a greeted link is gone
+    (and whether no direct one is left).
     """
 
     def __init__(
@@ -112,18 +114,35 @@ class Connections(INotifee):
         self._on_lost = on_lost
         self._greeted: dict[PeerId, list[Link]] = {}
         self._greeting: set[Link] = set()
+        self._way_watchers: list[WayWatcher] = []
         self._fresh_send, self._fresh_receive = trio.open_memory_channel[Link](CONNECTIONS_MAX)
 
     # --- what is asked of it ----------------------------------------------------------------
 
-    def greeted(self, peer_id: PeerId) -> Link | None:
-        """Give the best greeted link: a member's before a newcomer's, the newest first."""
+    def greeted(self, peer_id: PeerId, way: Way | None = None) -> Link | None:
+        """Give the best greeted link: a member's before a newcomer's, a direct one before a
+        relayed one, the newest first; with `way`, among the links of that way only."""
         best: Link | None = None
+        best_rank = -1
         for link in reversed(self._greeted.get(peer_id, ())):
-            if link.access is Access.MEMBER:
-                return link
-            best = best or link
+            rank = 2 * (link.access is Access.MEMBER) + (link.way is Way.DIRECT)
+            if rank > best_rank and way in (None, link.way):
+                best, best_rank = link, rank
         return best
+
+    def watch_ways(self, watcher: WayWatcher) -> None:
+        """Call `watcher` when the best way to a peer has become another one."""
+        self._way_watchers.append(watcher)
+
+    def _tell_way(self, peer_id: PeerId, before: Link | None) -> None:
+        best = self.greeted(peer_id)
+        if (best and best.way) is (before and before.way):
+            return
+        for watcher in self._way_watchers:
+            try:
+                watcher(peer_id, best.way if best is not None else None)
+            except Exception:
+                _logger.exception("who watches the ways to %s failed", peer_id)
 
     def links(self) -> list[Link]:
         """All greeted links."""
@@ -243,11 +262,13 @@ class Connections(INotifee):
             self._settle_error(link, RefusedError("too_many", "too many connections to one peer"))
             return
         self._greeting.discard(link)
+        before = self.greeted(link.peer_id)
         link.access = access
         self._greeted.setdefault(link.peer_id, links).append(link)
         link.settled.set()
-        if access is Access.MEMBER:
+        if access is Access.MEMBER and link.way is Way.DIRECT:
             self._on_member(link)
+        self._tell_way(link.peer_id, before)
 
     def _settle_error(self, link: Link, error: P2PError) -> None:
         if not link.settled.is_set():
@@ -267,10 +288,12 @@ class Connections(INotifee):
         links = self._greeted.get(link.peer_id)
         if links is None or link not in links:
             return
+        before = self.greeted(link.peer_id)
         links.remove(link)
         if not links:
             del self._greeted[link.peer_id]
-        self._on_lost(link, not links)
+        self._on_lost(link, self.greeted(link.peer_id, Way.DIRECT) is None)
+        self._tell_way(link.peer_id, before)
         if links:
             return
         try:
@@ -282,10 +305,12 @@ class Connections(INotifee):
         """Close a connection."""
         await link.conn.close()
 
-    async def close_peer(self, peer_id: PeerId) -> None:
-        """Close all connections to a peer."""
+    async def close_peer(self, peer_id: PeerId, only: Way | None = None) -> None:
+        """Close all connections to a peer, or only those of one way."""
         links = list(self._greeted.get(peer_id, ()))
         links += [link for link in self._greeting if link.peer_id == peer_id]
+        if only is not None:
+            links = [link for link in links if link.way is only]
         async with trio.open_nursery() as nursery:
             for link in links:
                 nursery.start_soon(self.close, link)

@@ -45,7 +45,7 @@ from p2p.libp2p_adapter.limits import (
     TOPICS_PER_PEER_MAX,
 )
 from p2p.limits import GOSSIP_MESSAGE_BYTES_MAX
-from p2p.network import Access, GossipMessage
+from p2p.network import Access, GossipMessage, Way
 from p2p.subscriptions import Subscription
 from p2p.types import PeerId
 
@@ -129,7 +129,8 @@ class Gossip(Pubsub):
 
     def _member_link(self, peer_id: ID) -> Link | None:
         assert self.host.connections is not None
-        link: Link | None = self.host.connections.greeted(PeerId(str(peer_id)))
+        peer = PeerId(str(peer_id))
+        link: Link | None = self.host.connections.greeted(peer, Way.DIRECT)
         return link if link is not None and link.access is Access.MEMBER else None
 
     def _peer_is_connected(self, peer_id: ID) -> bool:

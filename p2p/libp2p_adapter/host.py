@@ -28,6 +28,7 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.security.pnet.protector import new_protected_conn
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 from libp2p.transport.tcp.tcp import TCP
@@ -35,19 +36,22 @@ from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from p2p.errors import DeadlineError, MalformedError, P2PError, PeerUnavailableError
+from p2p.libp2p_adapter.carried import CarriedConnection
 from p2p.libp2p_adapter.connections import Connections, Link
 from p2p.libp2p_adapter.errors import dial_error
 from p2p.libp2p_adapter.limits import (
+    CLOSE_FLUSH_S,
     CONNECTIONS_MAX,
     CONNECTIONS_PER_PEER_MAX,
     NEGOTIATION_TIMEOUT_S,
     STREAMS_WAITING_PER_CONNECTION_MAX,
 )
 from p2p.libp2p_adapter.muxer import Muxer
+from p2p.libp2p_adapter.muxer_stream import MuxerStream
 from p2p.libp2p_adapter.repairs import RepairedSwarm
 from p2p.libp2p_adapter.streams import answer, read_choice, read_request
 from p2p.limits import DIAL_TIMEOUT_S
-from p2p.network import Access
+from p2p.network import Access, Way
 from p2p.signing import KeyPair
 from p2p.types import PeerId
 
@@ -199,7 +203,7 @@ class GatedHost(BasicHost):
         Raises: SwarmException.
         """
         assert self.connections is not None
-        link = self.connections.greeted(PeerId(str(peer_id)))
+        link = self.connections.greeted(PeerId(str(peer_id)), Way.DIRECT)
         try:
             if link is None:
                 link = await self.dial_known(peer_id)
@@ -239,14 +243,14 @@ class GatedHost(BasicHost):
         error: P2PError = PeerUnavailableError(f"no address of {name} is known")
         async with lock:
             for address in addresses:
-                link = self.connections.greeted(name)
+                link = self.connections.greeted(name, Way.DIRECT)
                 if link is not None:
                     return link
                 try:
                     return await self._dial_one(peer_id, address)
                 except P2PError as failure:
                     error = failure
-            link = self.connections.greeted(name)
+            link = self.connections.greeted(name, Way.DIRECT)
             if link is not None:
                 return link
         raise error
@@ -261,12 +265,75 @@ class GatedHost(BasicHost):
             raise DeadlineError(f"{address} did not answer in {DIAL_TIMEOUT_S:g} s") from error
         except Exception as error:  # any layer of py-libp2p may raise anything here
             raise dial_error(error, str(address)) from error
+        link = await self._settled(conn, str(address))
+        self.peerstore.add_addrs(peer_id, [address], _ADDRESS_TTL_S)
+        return link
+
+    async def _settled(self, conn: Any, address: str) -> Link:
+        assert self.connections is not None
         link = self.connections.link_of(conn)
         await link.settled.wait()
         if link.access is None:
             raise link.error or PeerUnavailableError(f"{address} closed the connection")
-        self.peerstore.add_addrs(peer_id, [address], _ADDRESS_TTL_S)
         return link
+
+    # --- connections inside of streams ------------------------------------------------------
+
+    async def dial_over(self, stream: MuxerStream, peer_id: ID, received: bytes) -> Link:
+        """Make a stream that leads to a peer a greeted link to it. Raises: as `dial`."""
+        swarm: Any = self._network
+        raw: Any = CarriedConnection(stream, received, initiator=True)
+        protected = raw if swarm.psk is None else new_protected_conn(raw, swarm.psk)
+        conn: Any = None
+        try:
+            with trio.fail_after(DIAL_TIMEOUT_S):
+                conn = await swarm.upgrade_outbound_raw_conn(protected, peer_id)
+        except trio.TooSlowError as error:
+            raise DeadlineError(f"{peer_id} did not answer in {DIAL_TIMEOUT_S:g} s") from error
+        except Exception as error:  # any layer of py-libp2p may raise anything here
+            raise dial_error(error, f"{peer_id} through a relay") from error
+        finally:
+            if conn is None:
+                with trio.CancelScope(shield=True):
+                    await stream.reset()
+        return await self._settled(conn, f"{peer_id} through a relay")
+
+    async def accept_over(self, stream: MuxerStream, received: bytes) -> None:
+        """Serve a connection that comes inside of a stream, until it is gone. Raises: as `dial`."""
+        assert self.connections is not None
+        swarm: Any = self._network
+        raw: Any = CarriedConnection(stream, received, initiator=False)
+        try:
+            with trio.fail_after(DIAL_TIMEOUT_S):
+                muxed = await swarm.upgrade_inbound_raw_conn(raw, Multiaddr("/p2p-circuit"))
+        except trio.TooSlowError as error:
+            raise DeadlineError(f"no handshake through a relay in {DIAL_TIMEOUT_S:g} s") from error
+        except Exception as error:  # any layer of py-libp2p may raise anything here
+            raise dial_error(error, "us through a relay") from error
+        try:
+            await muxed.event_closed.wait()
+        finally:
+            with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_FLUSH_S):
+                await muxed.close()
+
+    async def probe(self, peer_id: ID, address: Multiaddr) -> None:
+        """Dial and authenticate a peer, and hang up. Raises: as `dial`."""
+        swarm: Any = self._network
+        try:
+            with trio.fail_after(DIAL_TIMEOUT_S):
+                raw: Any = await swarm.transport_manager.transport_for_dialing(address).dial(
+                    address
+                )
+                try:
+                    protected = raw if swarm.psk is None else new_protected_conn(raw, swarm.psk)
+                    await swarm.upgrader.upgrade_security(protected, True, peer_id)
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await raw.close()
+        except trio.TooSlowError as error:
+            raise DeadlineError(f"{address} did not answer in {DIAL_TIMEOUT_S:g} s") from error
+        except Exception as error:  # any layer of py-libp2p may raise anything here
+            raise dial_error(error, str(address)) from error
 
     # --- identify, after the hello ----------------------------------------------------------
 

@@ -24,7 +24,15 @@ from p2p.libp2p_adapter.host import GatedHost, RawHandler
 from p2p.libp2p_adapter.isolation import Names
 from p2p.libp2p_adapter.limits import BACKGROUND_JOBS_MAX, NEGOTIATION_TIMEOUT_S
 from p2p.libp2p_adapter.streams import LibP2PStream, finish
-from p2p.network import Access, GossipMessage, Provider, Stream, StreamHandler
+from p2p.network import (
+    Access,
+    GossipMessage,
+    Provider,
+    Stream,
+    StreamHandler,
+    Way,
+    WayWatcher,
+)
 from p2p.types import NetworkId, PeerId
 
 _logger = logging.getLogger(__name__)
@@ -93,24 +101,38 @@ class LibP2PNetwork:
 
     async def connect(self, address: str) -> PeerId:
         """Dial a multiaddress that names its peer, exchange hellos, and give the peer's ID."""
-        try:
-            whole = Multiaddr(address)
-            name = whole.value_for_protocol("p2p")
-            bare = whole.decapsulate(Multiaddr(f"/p2p/{name}"))
-            bare.value_for_protocol("tcp")
-            peer_id = ID.from_base58(name)
-        except Exception as error:  # multiaddr and base58 raise many kinds
-            raise MalformedError(
-                f"not an address of a peer (/ip4/…/tcp/…/p2p/…): {address[:200]!r}"
-            ) from error
-        link = self._connections.greeted(PeerId(str(peer_id)))
+        peer_id, bare = _parse_address(address)
+        link = self._connections.greeted(PeerId(str(peer_id)), Way.DIRECT)
         if link is None:
             link = await self._host.dial(peer_id, [bare])
         return link.peer_id
 
-    async def disconnect(self, peer_id: PeerId) -> None:
-        """Close all connections to a peer."""
-        await self._connections.close_peer(peer_id)
+    async def probe(self, address: str) -> None:
+        """Find out whether a peer can be dialled at an address."""
+        await self._host.probe(*_parse_address(address))
+
+    async def connect_over(self, stream: Stream, peer_id: PeerId, received: bytes = b"") -> None:
+        """Make a stream that leads to a peer the connection to it."""
+        assert isinstance(stream, LibP2PStream)
+        await self._host.dial_over(stream.muxed_stream, ID.from_base58(peer_id), received)
+
+    async def accept_over(self, stream: Stream, received: bytes = b"") -> None:
+        """Serve a connection that another peer makes over a stream, until it is gone."""
+        assert isinstance(stream, LibP2PStream)
+        await self._host.accept_over(stream.muxed_stream, received)
+
+    def way_to(self, peer_id: PeerId) -> Way | None:
+        """The best way to a connected and greeted peer."""
+        link = self._connections.greeted(peer_id)
+        return None if link is None else link.way
+
+    def watch_ways(self, watcher: WayWatcher) -> None:
+        """Call `watcher` whenever the best way to a peer has become another one."""
+        self._connections.watch_ways(watcher)
+
+    async def disconnect(self, peer_id: PeerId, *, only: Way | None = None) -> None:
+        """Close all connections to a peer, or only those of one way."""
+        await self._connections.close_peer(peer_id, only)
 
     def access_of(self, peer_id: PeerId) -> Access | None:
         """What a connected and greeted peer may use."""
@@ -175,6 +197,22 @@ class LibP2PNetwork:
     async def get_record(self, key: bytes) -> bytes | None:
         """Look a record up on the DHT, newest wins."""
         return await self._directory.get_record(key)
+
+
+def _parse_address(address: str) -> tuple[ID, Multiaddr]:
+    """Cut a peer's address into its ID and where it listens. Raises: MalformedError."""
+    try:
+        whole = Multiaddr(address)
+        if "/p2p-circuit" in address:
+            raise ValueError("a relayed address is dialled by p2p.relay_client")
+        name = whole.value_for_protocol("p2p")
+        bare = whole.decapsulate(Multiaddr(f"/p2p/{name}"))
+        bare.value_for_protocol("tcp")
+        return ID.from_base58(name), bare
+    except Exception as error:  # multiaddr and base58 raise many kinds
+        raise MalformedError(
+            f"not an address of a peer (/ip4/…/tcp/…/p2p/…): {address[:200]!r}"
+        ) from error
 
 
 def _guarded(protocol: str, handler: StreamHandler) -> RawHandler:

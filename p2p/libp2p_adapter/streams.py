@@ -34,6 +34,11 @@ class LibP2PStream:
         self.remote = remote
 
     @property
+    def muxed_stream(self) -> MuxerStream:
+        """The stream below (for a connection that it is to carry)."""
+        return self._stream
+
+    @property
     def remote_address(self) -> str:
         """The other side's IP address; empty if the connection is gone."""
         address = self._stream.get_remote_address()

@@ -306,3 +306,10 @@ def test_nothing_is_remembered_without_an_address(tmp_path: Path) -> None:
     remember_port([], tmp_path / "p2p.port")
     remember_port(["/unix/socket"], tmp_path / "p2p.port")
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("listen", [(), ("none",)])
+def test_a_peer_need_not_listen(tmp_path: Path, listen: tuple[str, ...]) -> None:
+    assert choose_listen_addresses(listen, tmp_path / "p2p.port") == ()
+    with pytest.raises(MalformedError):
+        choose_listen_addresses(["none", ANY_PORT], tmp_path / "p2p.port")
