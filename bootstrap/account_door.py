@@ -86,6 +86,14 @@ def opening_of(signed: Signed, network: NetworkId, caller: Caller, now_ms: int) 
             return None
 
 
+def invite_issuers(configuration: NetworkConfiguration, issuer: bytes) -> frozenset[bytes]:
+    """Give who may sign invites: the configuration's keys, and `issuer` if it is the authority."""
+    keys = configuration.participation.invite_public_keys
+    if issuer and authority_matches(NetworkId(configuration.network_id), issuer):
+        keys |= {issuer}
+    return keys
+
+
 class AccountDoor:
     """Lets new accounts in, by the rule of the network configuration."""
 
@@ -113,14 +121,11 @@ class AccountDoor:
         account_id = account_id_from_founding(opening.signed.body)
         if await self._ledger.read(lambda c: account_view(c, account_id)) is None:
             self._admit(opening, participation)
-        issuers = participation.invite_public_keys
         invitation = opening.invitation
-        if invitation is not None and authority_matches(
-            NetworkId(configuration.network_id), invitation.issuer
-        ):
-            issuers |= {invitation.issuer}
         rule = OpeningRule(
-            participation.accounts == "invite", issuers, participation.revoked_invite_ids
+            participation.accounts == "invite",
+            invite_issuers(configuration, invitation.issuer if invitation is not None else b""),
+            participation.revoked_invite_ids,
         )
         return await self._ledger.submit(
             FoundAccount(opening.signed, opening.document, invitation, rule)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import trio
 
-from bootstrap.account_door import AccountDoor, direct_opening
+from bootstrap.account_door import AccountDoor
 from bootstrap.admission_service import AdmissionService
 from bootstrap.advert_directory import AdvertDirectory
 from bootstrap.configuration_service import ConfigurationService
@@ -21,13 +23,13 @@ from bootstrap.limits import (
 from bootstrap.log_service import LogService
 from bootstrap.log_watch import LogWatch
 from bootstrap.mirroring import LedgerParts, make_ledger, work_on_ledger
+from bootstrap.node_door import NodeDoor
 from bootstrap.notices import Notices
 from bootstrap.rcp_service import RcpService
+from bootstrap.reaching import ReachingParts
 from bootstrap.settings import BootstrapSettings
-from ledger.errors import LedgerError
 from ledger.ledger import Ledger
 from ledger.store.prepare import prepare_apart
-from p2p.admission import Applicant
 from p2p.adverts import check_record
 from p2p.call_service import handle_calls
 from p2p.calls import ADMISSION_PROTOCOL, CALLS_PROTOCOL, CallHandler
@@ -36,7 +38,7 @@ from p2p.clock import Clock, system_clock_ms
 from p2p.codec import decode_message
 from p2p.configuration_book import ConfigurationBook
 from p2p.configuration_sync import enforce_bans, follow_configuration
-from p2p.errors import P2PError, RefusedError
+from p2p.errors import P2PError
 from p2p.identity import load_or_create_key
 from p2p.listening import choose_listen_addresses, remember_port
 from p2p.member_files import load_chain
@@ -67,29 +69,19 @@ async def run(
 
     Raises: BootstrapStartError, P2PError or LedgerError, each with one line for the operator.
     """
-    from p2p.libp2p_adapter import open_libp2p_network
-
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     network_id = settings.network_id
     key_pair = load_or_create_key(settings.data_dir / "identity.key")
     book = ConfigurationBook(network_id, settings.data_dir / "configuration.msgpack")
     configuration = ConfigurationService(book, settings.configuration)
     membership = _membership(settings, key_pair, book, clock_ms)
-    port_file = settings.data_dir / "p2p.port"
-    listen = choose_listen_addresses(settings.listen, port_file)
     ledger = make_ledger(settings, book, clock_ms)
-
-    def check(key: bytes, value: bytes) -> int:
-        return check_record(network_id, clock_ms(), key, decode_message(value, Signed))
-
     await trio.to_thread.run_sync(prepare_apart, settings.ledger_url, network_id)
     async with trio.open_nursery() as nursery:
         await nursery.start(ledger.run)
-        async with open_libp2p_network(
-            key_pair, network_id, gate=membership, listen_addresses=listen, record_check=check
-        ) as network:
-            remember_port(network.addresses(), port_file)
+        async with _open_network(settings, membership, clock_ms) as network:
             directory = AdvertDirectory(network_id, clock_ms=clock_ms)
+            reach = ReachingParts(settings, network, membership, clock_ms)
             logs = _log_service(settings, membership, ledger, book, clock_ms)
             watch = LogWatch(
                 ledger, key_pair, membership.chain, network_id, lambda: book.current, clock_ms
@@ -113,18 +105,44 @@ async def run(
                 clock_ms,
                 book,
                 notices,
-                {**logs.handlers(), **watch.handlers(), **points.handlers()},
+                {**logs.handlers(), **watch.handlers(), **points.handlers(), **reach.handlers()},
             )
             nursery.start_soon(configuration.run, network)
             nursery.start_soon(follow_configuration, network, book)
             nursery.start_soon(enforce_bans, network, book, membership)
             nursery.start_soon(directory.run, network)
+            nursery.start_soon(reach.run)
             parts = LedgerParts(ledger, logs, watch, points)
             nursery.start_soon(work_on_ledger, network, settings, parts, book, membership, clock_ms)
             nursery.start_soon(notices.run, network)
             log.info("bootstrap %s serves %s", key_pair.peer_id, network_id)
             task_status.started(RunningBootstrap(key_pair.peer_id, network.addresses()))
             await trio.sleep_forever()
+
+
+@asynccontextmanager
+async def _open_network(
+    settings: BootstrapSettings, membership: Membership, clock_ms: Clock
+) -> AsyncIterator[Network]:
+    from p2p.libp2p_adapter import open_libp2p_network
+
+    port_file = settings.data_dir / "p2p.port"
+
+    def check(key: bytes, value: bytes) -> int:
+        signed = decode_message(value, Signed)
+        return check_record(settings.network_id, clock_ms(), key, signed)
+
+    async with open_libp2p_network(
+        membership.key_pair,
+        settings.network_id,
+        gate=membership,
+        listen_addresses=choose_listen_addresses(settings.listen, port_file),
+        announce_addresses=settings.announce or None,
+        record_check=check,
+    ) as network:
+        if not settings.announce:  # what is announced is not where we listen
+            remember_port(network.addresses(), port_file)
+        yield network
 
 
 def _membership(
@@ -184,19 +202,8 @@ def _serve_calls(
     others: dict[str, CallHandler],
 ) -> None:
     door = AccountDoor(ledger, lambda: book.current, clock_ms)
-
-    async def bind_node(applicant: Applicant) -> None:
-        opening = direct_opening(
-            applicant.opening, network.network_id, applicant.peer_id, applicant.address
-        )
-        try:
-            await door.open(opening)
-            await door.require_key(applicant.account_id, applicant.account_key)
-            await ledger.bind_node(applicant.peer_id, applicant.account_id)
-        except LedgerError as error:
-            raise RefusedError(error.code, str(error), error.retry_after_s) from error
-
-    admission = AdmissionService(membership, book, bind_node, clock_ms=clock_ms)
+    node_door = NodeDoor(ledger, door, network.network_id, lambda: book.current)
+    admission = AdmissionService(membership, book, node_door.bind, clock_ms=clock_ms)
     money = LedgerService(
         ledger,
         membership.key_pair,

@@ -9,6 +9,13 @@ CONFIGURATION_GOSSIP_INTERVAL_S = 60.0
 ADVERTS_PRUNE_INTERVAL_S = 10.0
 ADVERTS_REPLY_BYTES_MAX = 900 * 1024
 """Fits one frame; a newcomer learns the rest by gossip within a heartbeat."""
+GATEWAYS_REPLY_BYTES_MAX = 64 * 1024
+"""Some eighty gateways: a node dials fewer."""
+REACH_PER_SECOND_PER_PEER = 1 / 30
+REACH_BURST_PER_PEER = 4.0
+REACH_CHECKS_AT_ONCE = 32
+"""Each waits up to three seconds for a router that drops packets."""
+REACH_PORTS_MAX = 2
 HOLD_SWEEP_INTERVAL_S = 5.0
 UPTIME_SAMPLE_INTERVAL_S = 20.0
 """Three looks a minute: none is missed, however the sleeps drift."""

@@ -20,9 +20,11 @@ from ledger.errors import (
     NotAuthorizedError,
     ValueRefusedError,
 )
-from ledger.invite_rules import check_invitation
+from ledger.invite_rules import check_invitation, check_node_invitation
 from ledger.limits import KEYS_PER_NAMESPACE_MAX, NAMESPACES_PER_ACCOUNT_MAX
+from ledger.opening_errors import InviteError
 from ledger.operations import (
+    AdmitNode,
     BindNode,
     CreateKey,
     FoundAccount,
@@ -35,6 +37,7 @@ from p2p.api_keys import is_key_id
 from p2p.codec import encode_message
 from p2p.key_limits import KeyLimits, is_network
 from p2p.ledger_messages import TransferResult
+from p2p.node_invites import NodeAdmission
 from p2p.opening_messages import InvitedFounding
 from p2p.signing import Document, Signed
 from p2p.types import AccountId, account_id_from_founding, is_account_id, is_namespace_name
@@ -182,7 +185,7 @@ def revoke_key(book: Book, operation: RevokeKey, now_ms: int) -> Change:
 def bind_node(book: Book, operation: BindNode, now_ms: int) -> Change:
     """Say whose earnings a node's work pays from now on.
 
-    Raises: ValueRefusedError if that is no account ID.
+    Raises: ValueRefusedError if that is no account ID, InviteError if it takes an invite.
     """
     if not is_account_id(operation.account_id):
         raise ValueRefusedError("a node is bound to an account ID")
@@ -190,8 +193,42 @@ def bind_node(book: Book, operation: BindNode, now_ms: int) -> Change:
     result = TransferResult(bytes(16), 0, 0, False)
     if existing is not None and existing.account_id == operation.account_id:
         return Change(replace(result, exists=True))
+    if operation.invited_only and existing is None:
+        raise InviteError("this network admits nodes by invite only: ask its operator for one")
     binding = Binding(operation.peer_id, operation.account_id, now_ms)
     return Change(result, binding=binding)
+
+
+def admit_node(book: Book, operation: AdmitNode, now_ms: int) -> Change:
+    """Bind a node that comes with an invite. A node that is bound already needs none: nothing of
+    the invite is used, however often it asks.
+
+    Raises: InviteError, AccountUnknownError, NotAuthorizedError.
+    """
+    invitation = operation.invitation
+    bound = BindNode(invitation.peer_id, invitation.account_id)
+    if operation.binds and invitation.peer_id in book.bindings:
+        return bind_node(book, bound, now_ms)
+    account = book.accounts.get(invitation.account_id)
+    if account is None:
+        raise AccountUnknownError(f"there is no account {invitation.account_id[:60]}")
+    if invitation.account_key not in account.signing_keys:
+        raise NotAuthorizedError(f"this node is not bound by a key of {account.account_id}")
+    use = check_node_invitation(book, operation, now_ms)
+    after, signed = operated(account), invitation.signed
+    record = SignedRecord(
+        signed.digest(),
+        NodeAdmission.PURPOSE,
+        invitation.peer_id,
+        encode_message(signed),
+        now_ms,
+        after.account_id,
+        after.operations,
+    )
+    change = Change(result_of(signed), account=after, record=record, node_invite_use=use)
+    if not operation.binds:
+        return change
+    return replace(change, binding=bind_node(book, bound, now_ms).binding)
 
 
 def signing_account(book: Book, account_id: AccountId, signed: Signed) -> Account:

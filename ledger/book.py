@@ -26,6 +26,7 @@ from ledger.records import (
     KeyUsage,
     LeaseUse,
     Namespace,
+    NodeInviteUse,
     PastTransfer,
     ReferralEntry,
     SignedRecord,
@@ -41,8 +42,8 @@ class Book:
 
     `minted`: what each mint key granted in the current epoch. `past`: transfers by ID. A hold
     without an entry in `ends` is open. `leases`: the use of the holds that are leases. `referrals`:
-    who referred an account, up to the root; `invite_uses`: how often an invite was used. `claims`:
-    on each hold or lease, by the job's hold and the attempt.
+    who referred an account, up to the root; `invite_uses`, `node_invite_uses`: how many accounts or
+    nodes came by an invite. `claims`: on each hold or lease, by the job's hold and the attempt.
     """
 
     accounts: dict[str, Account] = field(default_factory=dict)
@@ -57,6 +58,7 @@ class Book:
     past: dict[bytes, PastTransfer] = field(default_factory=dict)
     referrals: dict[str, str] = field(default_factory=dict)
     invite_uses: dict[bytes, int] = field(default_factory=dict)
+    node_invite_uses: dict[bytes, int] = field(default_factory=dict)
     numbers: dict[bytes, int] = field(default_factory=dict)
     """The row numbers that transfers keep, by ID, where a mirror writes them (else: empty)."""
     log_size: int = 0
@@ -78,6 +80,7 @@ class Book:
     new_records: list[SignedRecord] = field(default_factory=list)
     new_referrals: list[ReferralEntry] = field(default_factory=list)
     new_invite_uses: list[InviteUse] = field(default_factory=list)
+    new_node_invite_uses: list[NodeInviteUse] = field(default_factory=list)
     new_accounts: set[str] = field(default_factory=set)
     new_namespaces: set[str] = field(default_factory=set)
     new_keys: set[str] = field(default_factory=set)
@@ -159,6 +162,10 @@ class Book:
             invite_id = change.invite_use.invite_id
             self.invite_uses[invite_id] = self.invite_uses.get(invite_id, 0) + 1
             self.new_invite_uses.append(change.invite_use)
+        if change.node_invite_use is not None:
+            invite_id = change.node_invite_use.invite_id
+            self.node_invite_uses[invite_id] = self.node_invite_uses.get(invite_id, 0) + 1
+            self.new_node_invite_uses.append(change.node_invite_use)
         if change.dispute is not None:
             self.disputes.apply(change.dispute)
         if change.uptime is not None:

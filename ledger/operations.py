@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from ledger.claim_operations import RecordClaim, SettleClaims
 from ledger.limits import REFERRAL_CHAIN_MAX
 from ledger.log.batch import LogBatch
+from ledger.node_operations import NO_RULE
+from ledger.node_operations import AdmitNode as AdmitNode
+from ledger.node_operations import BindNode as BindNode
+from ledger.node_operations import OpeningRule as OpeningRule
 from p2p.account_messages import AccountKeyChange, ApiKeyRotation, KeyLimitsChange
 from p2p.codec import Message, encode_timeless
 from p2p.dispute_messages import DisputeAnswer, DisputeOpening, DisputeResolution, correction_id
@@ -43,16 +47,6 @@ from p2p.transfer_ids import derived_id
 from p2p.types import AccountId, NetworkId, PeerId
 from p2p.usage_messages import RcpEpoch, RcpScore, UptimeRecord
 
-
-@dataclass(frozen=True, slots=True)
-class OpeningRule:
-    """Who may open accounts now: whether it takes an invite, who signs those, which are revoked."""
-
-    invite_required: bool = False
-    issuers: frozenset[bytes] = frozenset()
-    revoked: frozenset[bytes] = frozenset()
-
-
 NO_EXPOSURE_CAP = 2**62
 """Where nobody caps what a gateway may hold (an audit: only the moment's configuration knew it)."""
 
@@ -64,7 +58,7 @@ class FoundAccount:
     signed: Signed
     document: AccountFounding
     invitation: Invitation | None = None
-    rule: OpeningRule = OpeningRule()
+    rule: OpeningRule = NO_RULE
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,14 +242,6 @@ class ResolveDispute:
 
 
 @dataclass(frozen=True, slots=True)
-class BindNode:
-    """Say whose earnings a node's work pays (asked for by admission)."""
-
-    peer_id: PeerId
-    account_id: AccountId
-
-
-@dataclass(frozen=True, slots=True)
 class AppendLog:
     """Add a batch of leaves to the transparency log (asked for by the sequencer)."""
 
@@ -308,6 +294,7 @@ Operation = (
     | AnswerDispute
     | ResolveDispute
     | BindNode
+    | AdmitNode
     | AppendLog
     | KeepUptime
     | FreezeEpoch

@@ -239,9 +239,18 @@ class InviteUse(NamedTuple):
     at_ms: int
 
 
+class NodeInviteUse(NamedTuple):
+    """Which invite a node was admitted with, and for which account."""
+
+    peer_id: PeerId
+    account_id: AccountId
+    invite_id: bytes
+    at_ms: int
+
+
 @dataclass(frozen=True, slots=True)
 class SignedRecord:
-    """A signed account operation as it came. `subject`: account, namespace path or key ID.
+    """A signed account operation as it came. `subject`: account, namespace path, key or peer ID.
 
     `operation` is its number among all operations of its account, in the order they were taken.
     """
@@ -280,3 +289,4 @@ class Change:
     claims: tuple[ClaimEntry, ...] = ()
     referral: ReferralEntry | None = None
     invite_use: InviteUse | None = None
+    node_invite_use: NodeInviteUse | None = None

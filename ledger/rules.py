@@ -27,6 +27,7 @@ from ledger.errors import ConflictError, ValueRefusedError
 from ledger.exposure import check_exposure
 from ledger.log.rules import append_log
 from ledger.operations import (
+    AdmitNode,
     AnswerDispute,
     AppendLog,
     BindNode,
@@ -66,6 +67,7 @@ _RULES: dict[type, Callable[[Book, Any, int], Change]] = {
     ChangeKeyLimits: account_keys.change_key_limits,
     ChangeAccountKeys: account_keys.change_account_keys,
     BindNode: account_rules.bind_node,
+    AdmitNode: account_rules.admit_node,
     AppendLog: append_log,
     KeepUptime: rcp_rules.keep_uptime,
     FreezeEpoch: rcp_rules.freeze_epoch,

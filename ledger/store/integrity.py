@@ -78,7 +78,8 @@ _CHECKS: tuple[tuple[str, str], ...] = (
     (
         "a referral, or the use of an invite, has no signed record",
         "SELECT o.account_id FROM (SELECT account_id, 'referral' AS purpose FROM ledger_referrals "
-        "UNION ALL SELECT account_id, 'invited-founding' FROM ledger_invite_uses) o "
+        "UNION ALL SELECT account_id, 'invited-founding' FROM ledger_invite_uses "
+        "UNION ALL SELECT peer_id, 'node-admission' FROM ledger_node_invite_uses) o "
         "LEFT JOIN ledger_records r ON r.subject = o.account_id AND r.purpose = o.purpose "
         "WHERE r.subject IS NULL",
     ),

@@ -14,6 +14,7 @@ from ledger.book import Book
 from ledger.claim_operations import RecordClaim, SettleClaims
 from ledger.limits import GRANT_EPOCH_MS
 from ledger.operations import (
+    AdmitNode,
     AnswerDispute,
     AppendLog,
     BindNode,
@@ -146,6 +147,9 @@ class _Needs:
                 self.keys.add(operation.document.key_id)
             case BindNode():
                 self.peers.add(operation.peer_id)
+            case AdmitNode(invitation=invitation):
+                self.peers.add(invitation.peer_id)
+                self.accounts.add(invitation.account_id)
 
 
 def load_book(connection: Connection, operations: Sequence[Operation], now_ms: int) -> Book:

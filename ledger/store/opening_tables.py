@@ -1,6 +1,6 @@
-"""Owns the tables of how accounts came: who referred them, and which invite opened them.
+"""Owns the tables of how accounts and nodes came: who referred them, and by which invite.
 
-Both are immutable and made from signed records (`ledger_records`); the audit makes them again.
+They are immutable and made from signed records (`ledger_records`); the audit makes them again.
 """
 
 from __future__ import annotations
@@ -30,6 +30,17 @@ class InviteUseRow(SQLModel, table=True):
     at_ms: int = _big()
 
 
+class NodeInviteUseRow(SQLModel, table=True):
+    """Which invite a node was admitted with, and for which account; once and for ever."""
+
+    __tablename__ = "ledger_node_invite_uses"
+    peer_id: str = _text(primary_key=True)
+    account_id: str = _text(ForeignKey("ledger_accounts.account_id"))
+    invite_id: bytes = _bytes(index=True)
+    at_ms: int = _big()
+
+
 REFERRALS = _table(ReferralRow)
 INVITE_USES = _table(InviteUseRow)
-IMMUTABLE += [REFERRALS, INVITE_USES]
+NODE_INVITE_USES = _table(NodeInviteUseRow)
+IMMUTABLE += [REFERRALS, INVITE_USES, NODE_INVITE_USES]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, Table, func, select, text
 
 from ledger.book import Book
 from ledger.limits import REFERRAL_CHAIN_MAX
-from ledger.operations import FoundAccount, Operation, ReferAccount
-from ledger.store.opening_tables import INVITE_USES, REFERRALS
+from ledger.operations import AdmitNode, FoundAccount, Operation, ReferAccount
+from ledger.store.opening_tables import INVITE_USES, NODE_INVITE_USES, REFERRALS
 from ledger.store.statements import insert_rows, select_rows
 
 _REFERRALS_LOCK = 0x7265_6665_7272
@@ -22,23 +22,33 @@ def load_openings(connection: Connection, operations: Iterable[Operation], book:
     """Read what referrals and invites among these operations are judged by, under their locks."""
     referred: set[str] = set()
     invites: set[bytes] = set()
+    node_invites: set[bytes] = set()
     for operation in operations:
         if isinstance(operation, ReferAccount):
             referred |= {operation.document.account_id, operation.document.referrer}
         elif isinstance(operation, FoundAccount) and operation.invitation is not None:
             invites.add(operation.invitation.invite_id)
+        elif isinstance(operation, AdmitNode):
+            node_invites.add(operation.invitation.invite_id)
     # Always in this order, so that two groups never wait for each other.
-    if invites:
+    if invites or node_invites:
         _lock(connection, _INVITES_LOCK)
-        statement = (
-            select(INVITE_USES.c.invite_id, func.count())
-            .where(INVITE_USES.c.invite_id.in_(list(invites)))
-            .group_by(INVITE_USES.c.invite_id)
-        )
-        book.invite_uses = {row[0]: int(row[1]) for row in connection.execute(statement)}
+        book.invite_uses = _uses(connection, INVITE_USES, invites)
+        book.node_invite_uses = _uses(connection, NODE_INVITE_USES, node_invites)
     if referred:
         _lock(connection, _REFERRALS_LOCK)
         _load_chains(connection, referred, book)
+
+
+def _uses(connection: Connection, table: Table, invites: set[bytes]) -> dict[bytes, int]:
+    if not invites:
+        return {}
+    statement = (
+        select(table.c.invite_id, func.count())
+        .where(table.c.invite_id.in_(list(invites)))
+        .group_by(table.c.invite_id)
+    )
+    return {row[0]: int(row[1]) for row in connection.execute(statement)}
 
 
 def _lock(connection: Connection, key: int) -> None:
@@ -59,3 +69,4 @@ def write_openings(connection: Connection, book: Book) -> None:
     """Write what a group has of referrals and uses of invites."""
     insert_rows(connection, REFERRALS, [tuple(entry) for entry in book.new_referrals])
     insert_rows(connection, INVITE_USES, [tuple(entry) for entry in book.new_invite_uses])
+    insert_rows(connection, NODE_INVITE_USES, [tuple(use) for use in book.new_node_invite_uses])

@@ -57,7 +57,7 @@ def write_book(connection: Connection, book: Book) -> None:
         update_rows(connection, API_KEYS, "key_id", columns, rows)
     if book.consumed:
         write_usage(connection, book)
-    if book.new_referrals or book.new_invite_uses:
+    if book.new_referrals or book.new_invite_uses or book.new_node_invite_uses:
         write_openings(connection, book)
     if book.new_uptime or book.new_epochs:
         write_rcp(connection, book)

@@ -30,6 +30,7 @@ from tests.fakes.ledger_world import (
     World,
     key_pair,
 )
+from tests.fakes.node_invites import admitting, node_invite, node_key
 from tests.fakes.opening_world import invite, invited, referred
 
 MUTATIONS = 600 if os.environ.get("RESULTITY_SOAK") else 60
@@ -104,6 +105,7 @@ async def fill(ledger: Ledger, world: World) -> None:
     brought = world.tenant(7, "brought")
     await ledger.submit(invited(brought, invite()))
     await ledger.submit(referred(world, brought, tenant))
+    await ledger.submit(admitting(brought, node_key(1), node_invite()))
     await ledger.bind_node(NODES[0].peer_id, NODE_ACCOUNTS[5])
     hold, _ = await paid_job(ledger, world, tenant)
     leased = charge_leased(world, leases[0], other, 20)

@@ -11,6 +11,7 @@ from ledger.errors import IntegrityError
 from ledger.log.leaves import Opening, record_opening
 from ledger.log.sources import BINDING, binding_of, binding_source, record_source
 from ledger.operations import (
+    AdmitNode,
     AnswerDispute,
     ChangeAccountKeys,
     ChangeKeyLimits,
@@ -38,6 +39,7 @@ from p2p.codec import decode_any_message, decode_message
 from p2p.dispute_messages import DisputeAnswer, DisputeOpening
 from p2p.ledger_messages import AccountFounding, KeyCreation, KeyRevocation, NamespaceOpening
 from p2p.log_messages import BindingLeaf
+from p2p.node_invites import NodeAdmission, open_admission
 from p2p.opening_messages import InvitedFounding, Referral, open_opening
 from p2p.signing import Signed, open_signed
 from p2p.types import AccountId, NetworkId
@@ -54,6 +56,7 @@ _KINDS: tuple[tuple[type[Any], Callable[[Signed, Any], Operation]], ...] = (
     (AccountKeyChange, ChangeAccountKeys),
     (DisputeOpening, lambda signed, document: OpenDispute(signed, document, b"", NO_BOUND)),
     (DisputeAnswer, AnswerDispute),
+    (NodeAdmission, lambda signed, document: AdmitNode(document)),  # opened above
     (Referral, lambda signed, document: ReferAccount(signed, document, NO_BOUND, NO_BOUND)),
 )
 """In the order in which they can follow each other, for records from before they had numbers."""
@@ -75,6 +78,10 @@ def account_operation(signed: Signed, network: NetworkId) -> Operation:
         issuers = frozenset([invitation.issuer] if invitation is not None else [])
         rule = OpeningRule(issuers=issuers)
         return FoundAccount(founding, document, invitation, rule)
+    if isinstance(found, NodeAdmission):
+        admitted = open_admission(signed, network)
+        # The node's binding has a leaf of its own.
+        return AdmitNode(admitted, OpeningRule(issuers=frozenset([admitted.issuer])), binds=False)
     for kind, make in _KINDS:
         if isinstance(found, kind):
             return make(signed, open_signed(signed, kind, network))

@@ -91,6 +91,24 @@ def test_a_claim_is_paid_at_the_holds_end() -> None:
         ledger.do(world.capture(scene.hold, [world.leg(scene.hold, output_tokens=1)]))
 
 
+def test_an_answer_without_output_tokens_is_claimed_for_its_input() -> None:
+    """Embeddings: the input is owed once the answer is complete, and not before."""
+    scene = Scene()
+    world, ledger = scene.world, scene.ledger
+    for changes in (
+        {"delivery": {"final": False}},
+        {"receipt": {"final": False}},
+        {"receipt": {"finish_reason": "failed"}},
+    ):
+        with pytest.raises(ReceiptError, match="without output"):
+            ledger.do(claim(world, scene.hold, input_tokens=10, **changes))
+    kept = ledger.do(claim(world, scene.hold, input_tokens=10))
+    assert kept.amount == 20
+    scene.over()
+    assert ledger.do(settle(world, scene.hold)).amount == 20
+    assert scene.earned(0) == 18
+
+
 def test_a_capture_comes_before_the_claims() -> None:
     scene = Scene()
     world, ledger = scene.world, scene.ledger

@@ -129,7 +129,7 @@ def test_an_invite_opens_as_many_accounts_as_it_says(closed: Bench) -> None:
         closed.ledger.do(uninvited(closed.tenants[0]))
     for tenant in closed.tenants[:2]:
         closed.ledger.do(invited(tenant, found))
-    with pytest.raises(InviteError, match="2 accounts already"):
+    with pytest.raises(InviteError, match="has opened 2 of 2 accounts"):
         closed.ledger.do(invited(closed.tenants[2], found))
     # Repetitions use nothing up, and an open account needs no invite.
     assert closed.ledger.do(invited(closed.tenants[0], found)).exists
