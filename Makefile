@@ -10,7 +10,7 @@ JOBS ?= $(shell "$(PYTHON)" -c 'import os; print((os.cpu_count() or 1) + 1)')
 PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := install
-.PHONY: install demo up test check format bench soak clean
+.PHONY: install demo up test check format bench bench-engine soak clean
 
 install: ## set up .venv (the second time: instant)
 	@test -n "$(PYTHON)" || { echo "Resultity needs Python 3.11, 3.12 or 3.13: none was found" >&2; exit 1; }
@@ -37,6 +37,9 @@ format: install ## format and repair what can be repaired
 
 bench: install ## speed of the gateway's path, beside a baseline
 	$(BIN)/python tests/bench/run.py
+
+bench-engine: install ## speed of the runtime, beside llama.cpp's servers (builds one the first time)
+	$(BIN)/python tests/bench/engine.py
 
 soak: install ## the tests with long runs switched on
 	RESULTITY_SOAK=1 $(BIN)/pytest tests $(PARALLEL)

@@ -34,6 +34,10 @@ class RuntimeStartError(NodeError):
     """The runtime process did not come up; the message says why."""
 
 
+class NoRoomError(NodeError):
+    """The cache has no room for a step; nothing was computed (inside the runtime only)."""
+
+
 class RuntimeUnavailableError(NodeError):
     """The runtime is down, restarting or does not answer: try another node."""
 

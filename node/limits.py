@@ -42,11 +42,37 @@ CONTEXT_TOKENS_DEFAULT = 8192
 CONTEXT_TOKENS_MAX = 1 << 20
 REPRODUCIBLE_UBATCH_TOKENS = 32
 """From 64 rows a ubatch takes another attention kernel whose sums differ (measured on CPU)."""
+THROUGHPUT_UBATCH_TOKENS = 512
+"""llama.cpp's own default."""
+REPRODUCIBLE, THROUGHPUT = "reproducible", "throughput"
+MODES = ("auto", REPRODUCIBLE, THROUGHPUT)
+GPU_LAYERS_MAX = 10_000
+GPUS_MAX = 16
+SLOTS_MEASURED_MAX = 32
+"""The most slots that a measurement gives a model; an operator can ask for more."""
+MODEL_CACHE_SHARE = 0.25
+"""Of the memory for all models: for the caches of one whose slots the runtime decides."""
+MEASURE_S_MAX = 1.0
+"""A start may take this much longer, once for each model, build and machine."""
+CACHE_MEMORY_SHARE = 0.5
+"""Of the memory that is free when a model is opened: for its sequences' caches."""
 CACHE_REUSE_TOKENS_MIN = 16
 """A shorter common beginning (usually only the template's) is not worth losing the best slot."""
+CACHE_COPY_TOKENS_MIN = 32
+"""From a running job: llama.cpp copies a sequence's whole cache, however little of it is used."""
 CACHE_SCOPE_BYTES = 16
 PREFILL_TOKENS_PER_STEP_MAX = 128
 """Prompt tokens in one step: a longer chunk would stall the sequences that are generating."""
+PREFILL_TOKENS_PER_GPU_STEP_MAX = 512
+"""With layers on a GPU: small chunks leave it idle."""
+
+EMBEDDING_CONTEXT_TOKENS_MAX = 8192
+"""The longest text of an embeddings request (OpenAI's models take 8,191 tokens)."""
+EMBEDDING_CACHE_TOKENS = 16_384
+"""Room of the context for embeddings, shared out among its sequences: at least two texts."""
+EMBEDDING_SEQUENCES_MAX = 16
+EMBEDDING_TEXT_BYTES_PER_STEP = 256 * 1024
+"""Vectors that leave in one step, of all jobs: far below a frame of the pipe."""
 
 # --- supervision ------------------------------------------------------------------------------
 RUNTIME_READY_TIMEOUT_S = 600.0
@@ -72,7 +98,10 @@ GGUF_TENSORS_MAX = 65_536
 GGUF_KEY_BYTES_MAX = 256
 GGUF_STRING_BYTES_MAX = 1 << 20
 GGUF_ARRAY_ELEMENTS_MAX = 4_000_000
-"""Vocabularies have up to 262,144 entries, merge lists about twice as many."""
+"""Of all arrays together. Vocabularies have up to 262,144 entries in three or four arrays, merge
+lists about twice as many."""
+GGUF_KEPT_BYTES_MAX = 8 << 20
+"""Of all keys and texts together, which stay in memory; known files have less than 100 kB."""
 GGUF_HEADER_BYTES_MAX = 256 << 20
 MODEL_READ_BYTES = 4 << 20
 
@@ -90,6 +119,25 @@ VOUCHER_WAIT_S = 10.0
 DELIVERY_WAIT_S = 30.0
 LOAD_REPORT_INTERVAL_S = 0.2
 """Load changes with every job; more often than this it is not worth a frame."""
+
+# --- several models ---------------------------------------------------------------------------
+MODEL_WAIT_S_MAX = 120.0
+"""An offer waits so long for its model to be loaded, if its deadline allows."""
+MODEL_LOAD_BYTES_PER_S = 200e6
+"""How fast a model is thought to load before it was measured: a fast disk, not in memory yet."""
+MODEL_LOAD_S_MIN = 1.0
+MODEL_RETRY_S_MIN = 5.0
+MODEL_RETRY_S_MAX = 600.0
+"""A model that failed is tried again after a pause that doubles."""
+HOURS_LOOK_INTERVAL_S = 5.0
+"""How late adverts follow the operator's hours; offers are judged by the hours themselves."""
+SHELF_LOOK_INTERVAL_S = 2.0
+"""How often the store is asked whether something changed: microseconds each time."""
+MEMORY_SHARE_DEFAULT = 0.75
+"""Of the machine's memory, for all models together; the rest is everybody else's."""
+MEMORY_MEASURE_INTERVAL_S = 5.0
+MEMORY_OVERHEAD_BYTES = 256 << 20
+"""A runtime without its model: Python, its libraries, compute buffers (measured: 60 to 200 MB)."""
 
 # --- the operator's view ----------------------------------------------------------------------
 STATUS_INTERVAL_S = 1.0
@@ -119,5 +167,24 @@ CLAIM_AFTER_LOSS_S = 10.0
 CLAIM_BEFORE_EXPIRY_S = 30.0
 """Of short holds: time to try several times before they end."""
 CLAIM_RETRY_S = 10.0
+SETTLE_UP_S = 5.0
+"""Before a node ends: gateways that are there settle within a second or two."""
+SETTLE_UP_INTERVAL_S = 0.25
 CLAIM_PAID_WAIT_S = 15.0
 """After a claimed hold's end: its sweep comes every five seconds."""
+
+# --- reaching -----------------------------------------------------------------------------------
+REACH_CHECK_INTERVAL_S = 600.0
+"""Routers and addresses change; a new bootstrap asks at once."""
+REACH_RETRY_S = 60.0
+"""After a bootstrap that could not say."""
+GATEWAYS_ASK_INTERVAL_S = 20.0
+"""A gateway that has moved is dialled at its new place within half a minute."""
+GATEWAYS_DIALLED_MAX = 64
+"""A connection costs both sides a ping every 15 s, a session a heartbeat every 2 s."""
+GATEWAY_PAUSE_S_MIN = 0.5
+GATEWAY_PAUSE_S_MAX = 60.0
+GATEWAY_STABLE_S = 10.0
+"""A connection that held for this long is dialled again soon; one that did not, ever later."""
+GATEWAY_MEMORY_MS = 3_600_000
+"""After its last statement: gateways are found again while no bootstrap answers."""

@@ -23,16 +23,21 @@ or libp2p.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from node.limits import (
     CACHE_SCOPE_BYTES,
     CONTEXT_TOKENS_MAX,
+    GPU_LAYERS_MAX,
+    GPUS_MAX,
+    REPRODUCIBLE,
     RESUME_TOKENS_MAX,
     RUNTIME_JOBS_MAX,
     RUNTIME_TEXT_CHARACTERS_MAX,
     SLOTS_MAX,
+    THROUGHPUT,
 )
 from p2p.codec import Limit, Message, Range, message
 from p2p.limits import (
@@ -41,21 +46,46 @@ from p2p.limits import (
     REQUEST_BYTES_MAX,
     TOKENS_MAX,
 )
+from p2p.logprob_messages import TokenLogprob
 
 JobNumber = Annotated[int, Range(0, 2**53)]
 Tokens = Annotated[int, Range(0, TOKENS_MAX)]
 TokenId = Annotated[int, Range(0, 2**32 - 1)]
 ShortText = Annotated[str, Limit(RUNTIME_TEXT_CHARACTERS_MAX)]
 Count = Annotated[int, Range(0, 2**53)]
+Task = Annotated[str, Limit(32)]
 
 OUTCOMES = ("stop", "length", "cancelled", "failed")
+
+
+@message(230)
+@dataclass(frozen=True, slots=True)
+class GpuFact(Message):
+    """A GPU that the runtime's build of llama.cpp can use."""
+
+    name: ShortText
+    memory_bytes: Count
+
+
+@message(231)
+@dataclass(frozen=True, slots=True)
+class StepCostFact(Message):
+    """What a step of so many sequences takes, as measured when the model was first opened."""
+
+    sequences: Annotated[int, Range(1, 1024)]
+    microseconds: Count
 
 
 @message(210)
 @dataclass(frozen=True, slots=True)
 class Ready(Message):
-    """The model is loaded. `reproducible`: output does not depend on what else is in the batch."""
+    """The model is loaded. `reproducible`: output does not depend on what else is in the batch.
 
+    `step_costs` are empty if the operator named slots and threads. `notes`: what could not be had
+    as it was asked for.
+    """
+
+    TRIMMED: ClassVar[int] = 5
     context_tokens: Annotated[int, Range(1, CONTEXT_TOKENS_MAX)]
     slots: Annotated[int, Range(1, SLOTS_MAX)]
     model_description: ShortText
@@ -63,6 +93,23 @@ class Ready(Message):
     threads: Annotated[int, Range(1, 4096)]
     vocabulary_size: Annotated[int, Range(0, 2**31 - 1)]
     reproducible: bool
+    tasks: Annotated[tuple[Task, ...], Limit(8)] = ("chat",)
+    gpu_layers: Annotated[int, Range(0, GPU_LAYERS_MAX)] = 0
+    gpus: Annotated[tuple[GpuFact, ...], Limit(GPUS_MAX)] = ()
+    step_costs: Annotated[tuple[StepCostFact, ...], Limit(16)] = ()
+    notes: Annotated[tuple[ShortText, ...], Limit(8)] = ()
+
+    @property
+    def mode(self) -> str:
+        """The mode's name."""
+        return REPRODUCIBLE if self.reproducible else THROUGHPUT
+
+    @property
+    def build(self) -> str:
+        """What computes, short enough for a receipt: the binding's version, and a digest of all
+        that llama.cpp says of its build and the processor."""
+        name, _, _ = self.build_info.partition(";")
+        return f"{name[:48]} {hashlib.sha256(self.build_info.encode()).hexdigest()[:12]}"
 
 
 @message(211)
@@ -81,22 +128,29 @@ class Prepare(Message):
     `cache_scope`: among jobs of one scope the cache of a prompt's beginning is used again.
     """
 
+    TRIMMED: ClassVar[int] = 1
     number: JobNumber
     request: Annotated[bytes, Limit(REQUEST_BYTES_MAX)]
     output_tokens_max: Tokens
     seed: Annotated[int, Range(0, 2**32 - 1)]
     resume_tokens: Annotated[tuple[TokenId, ...], Limit(RESUME_TOKENS_MAX)] = ()
     cache_scope: Annotated[bytes, Limit(CACHE_SCOPE_BYTES)] = b""
+    task: Task = "chat"
 
 
 @message(213)
 @dataclass(frozen=True, slots=True)
 class Prepared(Message):
-    """The request can run: its exact input, and the output bound that the context leaves."""
+    """The request can run: its exact input, and the output bound that the context leaves.
 
+    `sampling_hash`: digest of how the answer is drawn (`node.runtime.sampling_digest`).
+    """
+
+    TRIMMED: ClassVar[int] = 1
     number: JobNumber
     input_tokens: Tokens
     output_tokens_max: Tokens
+    sampling_hash: Annotated[bytes, Limit(32)] = b""
 
 
 @message(214)
@@ -130,11 +184,16 @@ class Cancel(Message):
 @message(217)
 @dataclass(frozen=True, slots=True)
 class StepItem(Message):
-    """What one sequence got in one step. Text may lag behind the tokens (see `text_stream`)."""
+    """What one sequence got in one step. Text may lag behind the tokens (see `text_stream`).
 
+    `logprobs`: one for each token if the request asks for them.
+    """
+
+    TRIMMED: ClassVar[int] = 1
     number: JobNumber
     token_ids: Annotated[tuple[TokenId, ...], Limit(OUTPUT_TOKENS_PER_MESSAGE_MAX)]
     text: Annotated[str, Limit(FRAME_BYTES_MAX)]
+    logprobs: Annotated[tuple[TokenLogprob, ...], Limit(OUTPUT_TOKENS_PER_MESSAGE_MAX)] = ()
 
 
 @message(218)

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Protocol
+from typing import IO
 
 import trio
 
+from node.agent.runtime_port import JobSink, PreparedJob, WorkFacts
 from node.errors import RuntimeRefusedError, RuntimeStartError, RuntimeUnavailableError
 from node.limits import (
     RUNTIME_BACKOFF_S_MAX,
@@ -38,7 +39,8 @@ from node.limits import (
     RUNTIME_STOP_TIMEOUT_S,
 )
 from node.runtime_child import Outbox, RuntimeChild
-from node.runtime_command import default_thread_count, runtime_command
+from node.runtime_command import runtime_command
+from node.runtime_facts import log_facts
 from node.runtime_messages import (
     Cached,
     Cancel,
@@ -53,7 +55,7 @@ from node.runtime_messages import (
     Stats,
     Step,
 )
-from node.self_test import SelfTestAnswer, self_test_request
+from node.self_test import SelfTestAnswer, self_test_request, self_test_task
 from p2p.codec import Message
 from p2p.errors import MalformedError
 
@@ -62,39 +64,10 @@ __all__ = [
     "PreparedJob",
     "RuntimeProcess",
     "RuntimeTimes",
-    "default_thread_count",
     "runtime_command",
 ]
 
 _log = logging.getLogger(__name__)
-
-
-class JobSink(Protocol):
-    """Takes one job's output.
-
-    Called from the reading task: cheap, never blocking, never raising.
-    """
-
-    def on_cached(self, input_tokens: int) -> None:
-        """So many of the input tokens are in the cache; called before any output, if at all."""
-        ...
-
-    def on_output(self, token_ids: tuple[int, ...], text: str) -> None:
-        """New tokens and new text; either may be empty, never both."""
-        ...
-
-    def on_end(self, outcome: str, detail: str) -> None:
-        """The job is over: `stop`, `length`, `cancelled` or `failed`. Called once, last."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedJob:
-    """A job that can be started; `output_tokens_max` is what context and request leave."""
-
-    number: int
-    input_tokens: int
-    output_tokens_max: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +104,14 @@ class RuntimeProcess:
         *,
         log_file: IO[bytes] | None = None,
         times: RuntimeTimes | None = None,
+        before_restart: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> None:
-        """Prepare to run `command`; its stderr goes to `log_file`, or to the agent's own stderr."""
+        """Prepare to run `command`; its stderr goes to `log_file`, or to the agent's own stderr.
+
+        `before_restart` is awaited before each further child; what it raises ends `run`.
+        """
         self._command = tuple(command)
+        self._before_restart = before_restart
         self._log_file = log_file
         self._times = times or RuntimeTimes()
         self._jobs: dict[int, _Job] = {}
@@ -180,6 +158,7 @@ class RuntimeProcess:
         seed: int,
         resume_tokens: tuple[int, ...] = (),
         cache_scope: bytes = b"",
+        task: str = "chat",
     ) -> PreparedJob:
         """Check a request and count its input, without using the model.
 
@@ -194,7 +173,7 @@ class RuntimeProcess:
         self._number_next += 1
         job = self._jobs[number] = _Job()
         self._outbox.put(
-            Prepare(number, request, output_tokens_max, seed, resume_tokens, cache_scope)
+            Prepare(number, request, output_tokens_max, seed, resume_tokens, cache_scope, task)
         )
         try:
             with trio.fail_after(self._times.prepare_timeout_s):
@@ -219,7 +198,13 @@ class RuntimeProcess:
                 input_tokens=answer.input_tokens,
                 context_tokens=answer.context_tokens,
             )
-        return PreparedJob(number, answer.input_tokens, answer.output_tokens_max)
+        facts = self.facts
+        return PreparedJob(
+            number,
+            answer.input_tokens,
+            answer.output_tokens_max,
+            WorkFacts(facts.build, facts.mode, answer.sampling_hash),
+        )
 
     def start(self, number: int, sink: JobSink) -> None:
         """Run a prepared job; its output goes to `sink`.
@@ -247,11 +232,12 @@ class RuntimeProcess:
     async def self_test(self, timeout_s: float = RUNTIME_SELF_TEST_TIMEOUT_S) -> None:
         """Let the model answer a short question.
 
-        Raises: RuntimeUnavailableError if it does not produce at least one token in time;
+        Raises: RuntimeUnavailableError if it produces neither token nor vector in time;
             RuntimeRefusedError if it refuses the question.
         """
-        request = self_test_request(self.facts.context_tokens)
-        job = await self.prepare(request, output_tokens_max=8, seed=0)
+        task = self_test_task(self.facts.tasks)
+        request = self_test_request(self.facts.context_tokens, task)
+        job = await self.prepare(request, output_tokens_max=8, seed=0, task=task)
         sink = SelfTestAnswer()
         self.start(job.number, sink)
         with trio.move_on_after(timeout_s):
@@ -269,7 +255,8 @@ class RuntimeProcess:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a child running until cancelled; started once the first one is ready.
 
-        Raises: RuntimeStartError if the first child does not become ready.
+        Raises: RuntimeStartError if the first child does not become ready; what `before_restart`
+            raises.
         """
         pause_s = self._times.backoff_s_min
         while True:
@@ -281,6 +268,7 @@ class RuntimeProcess:
                     self._facts = await child.wait_ready(self._times.ready_timeout_s)
                     self.pid = child.pid
                     self._ready = True
+                    log_facts(self._facts)
                     ready_at_s = trio.current_time()
                     task_status.started()
                     task_status = trio.TASK_STATUS_IGNORED
@@ -295,6 +283,7 @@ class RuntimeProcess:
                 pause_s = self._times.backoff_s_min
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, self._times.backoff_s_max)
+            await self._before_restart()
             self.restarts += 1
             _log.warning("starting the runtime again (restart %d)", self.restarts)
 
@@ -364,7 +353,7 @@ class RuntimeProcess:
             for item in message.items:
                 job = self._jobs.get(item.number)
                 if job is not None and job.sink is not None:
-                    job.sink.on_output(item.token_ids, item.text)
+                    job.sink.on_output(item.token_ids, item.text, item.logprobs)
         elif isinstance(message, Cached):
             job = self._jobs.get(message.number)
             if job is not None and job.sink is not None:

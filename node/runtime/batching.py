@@ -6,7 +6,9 @@ that does not yet, bounded so that a long prompt does not stall the others. Jobs
 any step. What a job leaves in its slot's cache stays until the slot is needed, and is used again
 by a job of the same scope whose prompt begins alike. A scope is one account at one gateway: across
 accounts the time to the first token would tell what others asked. A job without a scope leaves
-nothing. Keys and values do not depend on how a prompt was divided into steps (reproducible mode),
+nothing. What a running job has is copied in the same way; a job whose prompt begins like one that
+is being computed waits for that, so that the choices of one request compute their prompt once.
+Keys and values do not depend on how a prompt was divided into steps (reproducible mode),
 so reuse changes no answer.
 
 Resumed tokens stand behind the prompt and go through the sampler and the text stream without
@@ -23,8 +25,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from node.errors import RuntimeRefusedError
-from node.limits import CACHE_REUSE_TOKENS_MIN, PREFILL_TOKENS_PER_STEP_MAX
+from node.errors import NoRoomError, RuntimeRefusedError
+from node.limits import (
+    CACHE_COPY_TOKENS_MIN,
+    CACHE_REUSE_TOKENS_MIN,
+)
 from node.runtime.engine import (
     End,
     EngineFacts,
@@ -36,29 +41,47 @@ from node.runtime.engine import (
     StepResult,
 )
 from node.runtime.model import Chunk, Model, Sampler
+from node.runtime.prefixes import common_length
 from node.runtime.sampling import read_request
+from node.runtime.sampling_digest import sampling_digest
+from node.runtime.speed import Speed
 from node.runtime.text_stream import TextStream
-
-_SPEED_WINDOW_S = 5.0
+from p2p.logprob_messages import TokenLogprob
 
 
 @dataclass(slots=True)
 class Job:
-    """One job from preparation to its end: `tokens` are all so far, `todo` those of them that the
-    cache does not have yet."""
+    """One job from preparation to its end: `tokens` are all so far, `uncached` those of them
+    that the cache does not have yet. `top_logprobs`: as in the request."""
 
     number: int
     input_tokens: int
     output_tokens_max: int
     tokens: list[int]
-    todo: list[int]
+    uncached: list[int]
     scope: bytes
     produced: int
     sampler: Sampler
     stream: TextStream
+    sampling_hash: bytes = b""
+    top_logprobs: int | None = None
     slot: int = -1
     position: int = 0
     cancelled: bool = False
+    put_back: bool = False
+
+    @property
+    def reading(self) -> bool:
+        """Whether its prompt is still being computed."""
+        return len(self.uncached) > 1
+
+    def shared_with(self, job: Job) -> int:
+        """How many tokens another job can use of what this one has in the cache, or will have when
+        its prompt is computed; the other's last one is computed in any case."""
+        if self.scope != job.scope:
+            return 0
+        known = len(self.tokens) if self.reading else self.position
+        return min(common_length(self.tokens, job.tokens), known, len(job.tokens) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,24 +95,7 @@ class _Leftover:
         """How many tokens a job can use of it; its last one is computed in any case."""
         if self.scope != job.scope:
             return 0
-        return min(_common_length(self.tokens, job.tokens), len(job.tokens) - 1)
-
-
-@dataclass(slots=True)
-class _Speed:
-    """Output tokens over busy time, with older steps fading out."""
-
-    tokens: float = 0.0
-    busy_s: float = 0.0
-
-    def add(self, tokens: int, elapsed_s: float) -> None:
-        fade = max(0.0, 1.0 - elapsed_s / _SPEED_WINDOW_S)
-        self.tokens = self.tokens * fade + tokens
-        self.busy_s = self.busy_s * fade + elapsed_s
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.busy_s if self.busy_s > 0 else 0.0
+        return min(common_length(self.tokens, job.tokens), len(job.tokens) - 1)
 
 
 @dataclass(slots=True)
@@ -103,7 +109,7 @@ class BatchingEngine:
     _free_slots: set[int] = field(init=False)
     _leftovers: dict[int, _Leftover] = field(default_factory=dict)
     _stats: EngineStats = field(default_factory=EngineStats)
-    _speed: _Speed = field(default_factory=_Speed)
+    _speed: Speed = field(default_factory=Speed)
 
     def __post_init__(self) -> None:
         self._free_slots = set(range(self.model.facts.slots))
@@ -124,7 +130,8 @@ class BatchingEngine:
         Raises: RuntimeRefusedError `bad_request`, `unsupported` or `context_length_exceeded`.
         """
         chat = read_request(request.request)
-        prompt = self.model.tokenize(self.model.template.render(chat.messages, chat.tools))
+        rendered = self.model.template.render(chat.messages, chat.tools, chat.day)
+        prompt = self.model.tokenize(rendered)
         context = self.facts.context_tokens
         if not prompt:
             raise RuntimeRefusedError("bad_request", "the prompt is empty")
@@ -151,11 +158,13 @@ class BatchingEngine:
             input_tokens=len(prompt),
             output_tokens_max=output_max,
             tokens=tokens,
-            todo=list(tokens),
+            uncached=list(tokens),
             scope=request.cache_scope,
             produced=len(request.resume_tokens),
             sampler=self.model.new_sampler(chat.sampling, request.seed),
             stream=TextStream(chat.stop_strings),
+            sampling_hash=sampling_digest(chat.sampling, chat.stop_strings),
+            top_logprobs=chat.top_logprobs,
         )
         self._replay(job, request.resume_tokens)
         return job
@@ -203,8 +212,8 @@ class BatchingEngine:
             return result
         started_s = self.clock_s()
         try:
-            rows = self.model.decode([chunk for _, chunk in planned])
-        except RuntimeError as error:
+            rows = self._decode(planned)
+        except (RuntimeError, NoRoomError) as error:
             for job, _ in planned:
                 self._end(job, "failed", str(error), result)
             return result
@@ -215,6 +224,33 @@ class BatchingEngine:
         self._speed.add(self._stats.output_tokens - before, self.clock_s() - started_s)
         return result
 
+    def _decode(self, planned: list[tuple[Job, Chunk]]) -> list[int]:
+        """Compute what is planned. Where the cache that all share has no room, what ended jobs left
+        goes first; then the youngest job waits and is computed anew later (it is taken from
+        `planned`). Raises: NoRoomError if there is none for one job alone; RuntimeError."""
+        while True:
+            try:
+                return self.model.decode([chunk for _, chunk in planned])
+            except NoRoomError:
+                if self._leftovers:
+                    oldest = next(iter(self._leftovers))
+                    del self._leftovers[oldest]
+                    self.model.trim(oldest, 0)
+                elif len(planned) > 1:
+                    youngest = max(planned, key=lambda item: item[0].number)
+                    planned.remove(youngest)
+                    self._put_back(youngest[0])
+                else:
+                    raise
+
+    def _put_back(self, job: Job) -> None:
+        self.model.trim(job.slot, 0)
+        del self._running[job.slot]
+        self._free_slots.add(job.slot)
+        job.slot, job.position, job.uncached = -1, 0, list(job.tokens)
+        job.put_back = True
+        self._waiting.appendleft(job)
+
     def _drop_cancelled(self, result: StepResult) -> None:
         for job in [job for job in self._running.values() if job.cancelled]:
             self._end(job, "cancelled", "", result)
@@ -224,18 +260,20 @@ class BatchingEngine:
 
     def _place(self, result: StepResult) -> None:
         """Give waiting jobs a free slot; each has room for a whole context."""
-        while self._waiting and self._free_slots:
-            job = self._waiting.popleft()
+        for job in list(self._waiting):
+            if not self._free_slots:
+                break
             if job.stream.stopped:
                 self._end(job, "stop", "", result)
             elif job.produced >= job.output_tokens_max:
                 self._end(job, "length", "", result)
-            else:
-                self._take_slot(job, result)
+            elif not self._take_slot(job, result):
+                continue  # it waits for another job's prompt; those behind it need not
+            self._waiting.remove(job)
 
-    def _take_slot(self, job: Job, result: StepResult) -> None:
+    def _take_slot(self, job: Job, result: StepResult) -> bool:
         """Choose the slot whose cache helps most, or else the lowest that holds nothing, or else
-        the one whose cache is oldest.
+        the one whose cache is oldest. False: what helps most is still being computed.
 
         llama.cpp computes sequences together when their numbers follow each other without a gap.
         """
@@ -246,48 +284,67 @@ class BatchingEngine:
         }
         slot = max(shared, key=shared.__getitem__, default=-1)
         kept = shared.get(slot, 0)
-        if kept < CACHE_REUSE_TOKENS_MIN:
+        source, copied = self._source_for(job, max(kept, CACHE_COPY_TOKENS_MIN - 1))
+        if source is not None and source.position < copied:
+            return False
+        if source is not None or kept < CACHE_REUSE_TOKENS_MIN:
             empty = self._free_slots - self._leftovers.keys()
             slot, kept = min(empty) if empty else next(iter(self._leftovers)), 0
         if self._leftovers.pop(slot, None) is not None and not self.model.trim(slot, kept):
             kept = 0
+        if source is not None:
+            kept = copied if self.model.copy(source.slot, slot, copied) else 0
         self._free_slots.remove(slot)
         job.slot, job.position = slot, kept
-        del job.todo[:kept]
+        del job.uncached[:kept]
         self._running[slot] = job
-        if kept:
+        if kept and not job.put_back:
             self._stats.cached_tokens += kept
             result.reuses.append(Reuse(job.number, min(kept, job.input_tokens)))
+        return True
+
+    def _source_for(self, job: Job, better_than: int) -> tuple[Job | None, int]:
+        """The running job whose cache, as it is or will be, helps most, and by how many tokens;
+        None if none does."""
+        best = None
+        for other in self._running.values() if job.scope else ():
+            length = other.shared_with(job)
+            if length > better_than:
+                best, better_than = other, length
+        return best, better_than
 
     def _plan(self) -> list[tuple[Job, Chunk]]:
         """Take one token of each generating job and equal shares of the prompts of the others."""
-        jobs = sorted(self._running.values(), key=lambda job: len(job.todo))
-        budget = PREFILL_TOKENS_PER_STEP_MAX
+        jobs = sorted(self._running.values(), key=lambda job: len(job.uncached))
+        budget = self.facts.prefill_tokens_per_step
         planned = []
         for index, job in enumerate(jobs):
             size = 1
-            if len(job.todo) > 1:
-                size = min(len(job.todo), max(1, budget // (len(jobs) - index)))
+            if len(job.uncached) > 1:
+                size = min(len(job.uncached), max(1, budget // (len(jobs) - index)))
                 budget -= size
-            tokens = job.todo[:size]
-            sampled = size == len(job.todo)
+            tokens = job.uncached[:size]
+            sampled = size == len(job.uncached)
             planned.append((job, Chunk(job.slot, job.position, tokens, sampled)))
         planned.sort(key=lambda item: item[1].sequence)
         return planned
 
     def _advance(self, job: Job, chunk: Chunk, row: int, result: StepResult) -> None:
         job.position += len(chunk.tokens)
-        if len(job.todo) > 1:
+        if len(job.uncached) > 1:
             self._stats.prefill_tokens += len(chunk.tokens)
         if not chunk.sampled:
-            del job.todo[: len(chunk.tokens)]
+            del job.uncached[: len(chunk.tokens)]
             return
         token = job.sampler.sample(row, job.produced)
         if token < 0:
             return self._end(job, "failed", "no token satisfies the request", result)
         if self.model.is_end(token):
             return self._end(job, "stop", "", result)
-        job.todo = [token]
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if job.top_logprobs is not None:
+            logprobs = (self.model.logprob(row, token, job.top_logprobs),)
+        job.uncached = [token]
         job.tokens.append(token)
         job.produced += 1
         self._stats.output_tokens += 1
@@ -300,7 +357,7 @@ class BatchingEngine:
         elif finished:
             result.ends.append(End(job.number, "stop"))
             self._release(job)
-        result.outputs.append(Output(job.number, (token,), text))
+        result.outputs.append(Output(job.number, (token,), text, logprobs))
 
     def _end(self, job: Job, outcome: str, detail: str, result: StepResult) -> None:
         """End a job that gets no more tokens; text that was held back belongs to the answer."""
@@ -322,16 +379,3 @@ class BatchingEngine:
         del self._running[job.slot]
         self._free_slots.add(job.slot)
         job.slot = -1
-
-
-def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two lists have in common at their beginnings."""
-    low, high = 0, min(len(first), len(second))
-    while low < high:
-        middle = (low + high + 1) // 2
-        # Only the part that is not known to be equal yet: slices compare at the speed of C.
-        if first[low:middle] == second[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

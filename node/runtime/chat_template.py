@@ -4,16 +4,19 @@ The template comes with the model file and is part of the model's identity, but 
 program of somebody else: it runs in jinja2's immutable sandbox, gets plain data, and its output
 is bounded. The environment is that of Hugging Face transformers (`apply_chat_template`): trimmed
 blocks, `break` and `continue`, `tojson` without HTML escaping, `raise_exception`. `strftime_now`
-is missing on purpose: a prompt that depends on the day could not be checked by re-execution, nor
-continued by another node.
+writes the day that the request carries, never that of this computer: a prompt must be the same at
+every node (`node.runtime.template_date`). Without a day it is not defined; templates that ask
+whether it is have a text of their own for that.
 """
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import jinja2
@@ -24,7 +27,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from node.errors import ModelFileError, RuntimeRefusedError
 from node.limits import CHAT_TEMPLATE_BYTES_MAX, PROMPT_CHARACTERS_MAX
+from node.runtime.template_date import write_day
 
+_NO_DAY = (
+    "this model's chat template writes the day's date, and the request brings none (its gateway is "
+    "of an older version)"
+)
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 
@@ -80,21 +88,27 @@ class ChatTemplate:
         self._ids_are_short = "[TOOL_CALLS]" in source
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        day: datetime.date | None = None,
     ) -> str:
-        """Render a chat up to the place where the assistant's answer begins.
+        """Render a chat up to the place where the assistant's answer begins; `day` is the job's.
 
         Raises: RuntimeRefusedError `bad_request` if the template refuses the messages or fails on
-        them; `unsupported` if there are tools and it does not show them to the model.
+        them; `unsupported` if there are tools and it does not show them to the model, or it writes
+        the day and there is none.
         """
         if tools and not self._takes_tools:
             raise RuntimeRefusedError("unsupported", "this model's chat template takes no tools")
-        values = {
+        values: dict[str, Any] = {
             **self._tokens,
             "messages": self._with_objects(messages),
             "tools": list(tools) or None,
             "add_generation_prompt": True,
         }
+        if day is not None:
+            values["strftime_now"] = partial(write_day, day)
         pieces: list[str] = []
         characters = 0
         try:
@@ -108,6 +122,12 @@ class ChatTemplate:
                 "bad_request", f"the model's template says: {error}"
             ) from error
         except Exception as error:
+            if (
+                day is None
+                and isinstance(error, jinja2.UndefinedError)
+                and "strftime_now" in str(error)
+            ):
+                raise RuntimeRefusedError("unsupported", _NO_DAY) from error
             # The template is a foreign program: whatever it raises on these messages is a refusal.
             raise RuntimeRefusedError(
                 "bad_request", f"the model's chat template cannot take it ({type(error).__name__})"

@@ -10,14 +10,37 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from node.limits import REPRODUCIBLE_UBATCH_TOKENS
+from node.limits import (
+    PREFILL_TOKENS_PER_GPU_STEP_MAX,
+    PREFILL_TOKENS_PER_STEP_MAX,
+    REPRODUCIBLE_UBATCH_TOKENS,
+)
+from p2p.logprob_messages import TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU that the engine can use."""
+
+    name: str
+    memory_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """What a step of so many sequences took when it was measured."""
+
+    sequences: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """How to load. `context_tokens` caps the model's own context.
+    """How to run, all decided (`node.runtime.wishes` is what they are decided from).
 
-    `ubatch_tokens` above 32 prefills faster and is not reproducible.
+    `context_tokens` caps the model's own context. `ubatch_tokens` above 32 prefills faster and is
+    not reproducible. `costs`, `gpus` and `notes` are only passed on to the facts.
     """
 
     path: str
@@ -25,16 +48,28 @@ class EngineSettings:
     context_tokens: int
     threads: int
     ubatch_tokens: int = REPRODUCIBLE_UBATCH_TOKENS
+    gpu_layers: int = 0
+    gpus: tuple[Gpu, ...] = ()
+    costs: tuple[StepCost, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def reproducible(self) -> bool:
         """Whether a job's output is the same alone and in any batch."""
         return self.ubatch_tokens <= REPRODUCIBLE_UBATCH_TOKENS
 
+    @property
+    def prefill_tokens_per_step(self) -> int:
+        """Prompt tokens that one step computes at most."""
+        return PREFILL_TOKENS_PER_GPU_STEP_MAX if self.gpu_layers else PREFILL_TOKENS_PER_STEP_MAX
+
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What an engine says about itself at start (fields as in `runtime_messages.Ready`)."""
+    """What an engine says about itself at start (fields as in `runtime_messages.Ready`).
+
+    `costs`: measured before it opened; `notes`: what it could not do as it was asked to.
+    """
 
     context_tokens: int
     slots: int
@@ -43,6 +78,12 @@ class EngineFacts:
     threads: int
     vocabulary_size: int
     reproducible: bool
+    tasks: tuple[str, ...] = ("chat",)
+    gpu_layers: int = 0
+    gpus: tuple[Gpu, ...] = ()
+    costs: tuple[StepCost, ...] = ()
+    notes: tuple[str, ...] = ()
+    prefill_tokens_per_step: int = PREFILL_TOKENS_PER_STEP_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +96,7 @@ class JobRequest:
     seed: int
     resume_tokens: tuple[int, ...] = ()
     cache_scope: bytes = b""
+    task: str = "chat"
 
 
 class EngineJob(Protocol):
@@ -75,14 +117,20 @@ class EngineJob(Protocol):
         """The bound of the whole output, resumed tokens included."""
         ...
 
+    @property
+    def sampling_hash(self) -> bytes:
+        """Digest of how its answer is drawn; empty if nothing is drawn."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """New tokens and new text of one job."""
+    """New tokens and new text of one job; `logprobs` one for each token if it asks for them."""
 
     number: int
     token_ids: tuple[int, ...]
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from node.runtime_messages import (
     Cached,
     Cancel,
     Ended,
+    GpuFact,
     Ping,
     Pong,
     Prepare,
@@ -43,6 +44,7 @@ from node.runtime_messages import (
     StartFailed,
     Stats,
     Step,
+    StepCostFact,
     StepItem,
 )
 from p2p.codec import Message, decode_messages, encode_messages
@@ -139,6 +141,7 @@ class Host:
             message.seed,
             message.resume_tokens,
             message.cache_scope,
+            message.task,
         )
         try:
             job = engine.prepare(request)
@@ -148,7 +151,7 @@ class Host:
                 message.number, error.code, reason, error.input_tokens, error.context_tokens
             )
         self._prepared[job.number] = job
-        return Prepared(job.number, job.input_tokens, job.output_tokens_max)
+        return Prepared(job.number, job.input_tokens, job.output_tokens_max, job.sampling_hash)
 
     # --- engine's thread ----------------------------------------------------------------------
     def serve(self, open_engine: Callable[[], Engine]) -> NoReturn:
@@ -169,6 +172,16 @@ class Host:
                 facts.threads,
                 facts.vocabulary_size,
                 facts.reproducible,
+                tasks=facts.tasks,
+                gpu_layers=facts.gpu_layers,
+                gpus=tuple(
+                    GpuFact(gpu.name[:RUNTIME_TEXT_CHARACTERS_MAX], gpu.memory_bytes)
+                    for gpu in facts.gpus
+                ),
+                step_costs=tuple(
+                    StepCostFact(cost.sequences, round(cost.seconds * 1e6)) for cost in facts.costs
+                ),
+                notes=tuple(note[:RUNTIME_TEXT_CHARACTERS_MAX] for note in facts.notes),
             )
         )
         try:
@@ -212,7 +225,10 @@ class Host:
         messages: list[Message] = []
         messages += [Cached(reuse.number, reuse.input_tokens) for reuse in result.reuses]
         if result.outputs:
-            items = (StepItem(item.number, item.token_ids, item.text) for item in result.outputs)
+            items = (
+                StepItem(item.number, item.token_ids, item.text, item.logprobs)
+                for item in result.outputs
+            )
             messages.append(Step(tuple(items)))
         for end in result.ends:
             self._started.discard(end.number)

@@ -9,6 +9,7 @@ from typing import Protocol
 from node.runtime.chat_template import ChatTemplate
 from node.runtime.engine import EngineFacts
 from node.runtime.sampling import SamplingSettings
+from p2p.logprob_messages import TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,20 @@ class Model(Protocol):
         ...
 
     def decode(self, chunks: Sequence[Chunk]) -> list[int]:
-        """Compute one batch; gives for each chunk the row of its logits. Raises: RuntimeError."""
+        """Compute one batch; gives for each chunk the row of its logits.
+
+        Raises: NoRoomError if the cache has no room for it (nothing was computed then);
+            RuntimeError.
+        """
+        ...
+
+    def logprob(self, row: int, token: int, top: int) -> TokenLogprob:
+        """How likely a token was in a row of the last batch, and the `top` likeliest ones."""
+        ...
+
+    def copy(self, source: int, target: int, tokens: int) -> bool:
+        """Let a sequence that has nothing in the cache begin with the first tokens of another one;
+        False if this model cannot (it has nothing then)."""
         ...
 
     def trim(self, sequence: int, tokens_kept: int) -> bool:

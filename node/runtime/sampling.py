@@ -10,6 +10,7 @@ completions; `top_k` and `min_p` as in llama.cpp.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import re
@@ -29,10 +30,10 @@ from node.limits import (
     TOOLS_MAX,
     TOP_K_MAX,
 )
+from node.runtime.template_date import day_of
+from p2p.limits import CHOICES_MAX, TOP_LOGPROBS_MAX
 
 _UNSUPPORTED = (
-    "logprobs",
-    "top_logprobs",
     "functions",
     "function_call",
     "audio",
@@ -74,7 +75,8 @@ class SamplingSettings:
 class ChatRequest:
     """A request as the runtime understands it.
 
-    `output_tokens_max` is the request's own bound or None.
+    `output_tokens_max` is the request's own bound or None. `top_logprobs`: how many of the
+    likeliest tokens are told with each token's logarithmic probability; None: not even that.
     """
 
     messages: tuple[Mapping[str, Any], ...]
@@ -82,6 +84,8 @@ class ChatRequest:
     stop_strings: tuple[str, ...]
     output_tokens_max: int | None
     sampling: SamplingSettings
+    day: datetime.date | None = None
+    top_logprobs: int | None = None
 
 
 def draw_seed(seed: int, position: int) -> int:
@@ -103,8 +107,8 @@ def read_request(data: bytes) -> ChatRequest:
     for name in _UNSUPPORTED:
         if fields.get(name) not in (None, False, 0, [], {}):
             raise _unsupported(f"{name} is not supported by this runtime")
-    if fields.get("n") not in (None, 1):
-        raise _unsupported("n other than 1 is not supported by this runtime")
+    # The agent has each choice run as a job of its own.
+    _integer(fields, "n", 1, 1, CHOICES_MAX)
     if fields.get("modalities") not in (None, ["text"]):
         raise _unsupported("modalities other than text are not supported by this runtime")
     forced_calls = _forced_calls(fields)
@@ -125,6 +129,8 @@ def read_request(data: bytes) -> ChatRequest:
             json_schema=_json_schema(fields.get("response_format")),
             forced_calls=forced_calls,
         ),
+        top_logprobs=_top_logprobs(fields),
+        day=day_of(fields.get("date")),
     )
 
 
@@ -177,6 +183,16 @@ def _output_tokens_max(fields: Mapping[str, Any]) -> int | None:
         if fields.get(name) is not None
     )
     return min(bounds, default=None)
+
+
+def _top_logprobs(fields: Mapping[str, Any]) -> int | None:
+    count = _integer(fields, "top_logprobs", 0, 0, TOP_LOGPROBS_MAX)
+    wanted = fields.get("logprobs")
+    if not isinstance(wanted, bool | None):
+        raise _bad("logprobs must be true or false")
+    if count and not wanted:
+        raise _bad("top_logprobs is only allowed when logprobs is true")
+    return count if wanted else None
 
 
 def _stop_strings(value: Any) -> tuple[str, ...]:

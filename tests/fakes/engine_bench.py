@@ -9,7 +9,7 @@ from typing import Any
 
 from node.runtime.batching import BatchingEngine
 from node.runtime.engine import EngineSettings, JobRequest
-from node.runtime.llama_engine import open_engine
+from node.runtime.llama.engine import open_engine
 
 MODEL = Path(__file__).resolve().parents[2] / "resultity" / "models" / "tiny-chat-q8_0.gguf"
 

@@ -20,6 +20,7 @@ from node.runtime.engine import (
 )
 from node.runtime.sampling import read_request
 from node.runtime.text_stream import TextStream
+from p2p.logprob_messages import TokenLogprob
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,10 @@ class ScriptedJob:
     number: int
     input_tokens: int
     output_tokens_max: int
+    sampling_hash: bytes = field(default=b"", kw_only=True)
     produced: int
     stream: TextStream
+    wants_logprobs: bool = False
     cancelled: bool = False
 
 
@@ -95,6 +98,7 @@ class ScriptedEngine:
             output_tokens_max=output_max,
             produced=len(request.resume_tokens),
             stream=TextStream(chat.stop_strings),
+            wants_logprobs=chat.top_logprobs is not None,
         )
         for token in request.resume_tokens:
             job.stream.feed(piece(token))
@@ -153,7 +157,9 @@ class ScriptedEngine:
             text += job.stream.finish()
         self._stats.output_tokens += len(tokens)
         if tokens or text:
-            result.outputs.append(Output(job.number, tuple(tokens), text))
+            logprobs = (TokenLogprob(piece(token), -token / 4) for token in tokens)
+            given = tuple(logprobs) if job.wants_logprobs else ()
+            result.outputs.append(Output(job.number, tuple(tokens), text, given))
         if outcome:
             self._end(job, outcome, result)
 

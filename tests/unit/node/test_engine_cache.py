@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.runtime.batching import BatchingEngine, _common_length
+from node.runtime.batching import BatchingEngine
+from node.runtime.prefixes import common_length
 from tests.fakes.engine_bench import EngineBench as Bench
 from tests.fakes.engine_bench import demo_engine
 
@@ -92,4 +93,4 @@ def test_the_common_length_is_that_of_the_common_beginning(
         (place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
         min(len(first), len(second)),
     )
-    assert _common_length(first, second) == expected
+    assert common_length(first, second) == expected

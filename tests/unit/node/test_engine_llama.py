@@ -13,7 +13,7 @@ import pytest
 from node.errors import ModelFileError, RuntimeRefusedError
 from node.runtime.batching import BatchingEngine
 from node.runtime.engine import EngineSettings
-from node.runtime.llama_engine import open_engine
+from node.runtime.llama.engine import open_engine
 from tests.fakes.engine_bench import MODEL, demo_engine
 from tests.fakes.engine_bench import EngineBench as Bench
 

@@ -16,7 +16,10 @@ import pytest
 import trio
 
 from node.errors import RuntimeRefusedError, RuntimeStartError, RuntimeUnavailableError
+from node.runtime.sampling import SamplingSettings
+from node.runtime.sampling_digest import sampling_digest
 from node.runtime_process import RuntimeProcess, RuntimeTimes, runtime_command
+from p2p.logprob_messages import TokenLogprob
 from tests.fakes.scripted_engine import answer_text
 from tests.fakes.scripted_runtime import command
 
@@ -37,7 +40,12 @@ class Sink:
     def on_cached(self, input_tokens: int) -> None:
         assert not self.tokens
 
-    def on_output(self, token_ids: tuple[int, ...], text: str) -> None:
+    def on_input(self, input_tokens: int) -> None:
+        raise AssertionError("a runtime of our own counts the input when it is prepared")
+
+    def on_output(
+        self, token_ids: tuple[int, ...], text: str, logprobs: tuple[TokenLogprob, ...] = ()
+    ) -> None:
         assert not self.ends
         self.tokens += token_ids
         self.text += text
@@ -286,6 +294,14 @@ async def test_the_demo_model_answers(tmp_path: Path) -> None:
                 await nursery.start(runtime.run)
                 assert runtime.facts.context_tokens == 1024
                 await runtime.self_test()
+                job = await runtime.prepare(
+                    chat("What is the capital of France?"), output_tokens_max=3, seed=1
+                )
+                runtime.cancel(job.number)
+                assert job.work.build.startswith("llama-cpp-python ")
+                assert job.work.mode == "reproducible"
+                applied = SamplingSettings(temperature=0.0)
+                assert job.work.sampling_hash == sampling_digest(applied, ())
                 sink = await begin(runtime, chat("What is the capital of France?"))
                 await sink.ended.wait()
                 assert (sink.text, sink.outcome) == ("The capital of France is Paris.", "stop")

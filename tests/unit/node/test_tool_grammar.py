@@ -10,7 +10,7 @@ import pytest
 
 from gateway.http.tool_calls import ToolCallParser
 from node.errors import RuntimeRefusedError
-from node.runtime import llama_engine
+from node.runtime.llama import model as llama_model
 from node.runtime.sampling import ForcedCalls, SamplingSettings
 from node.runtime.tool_grammar import CallForm, call_form, grammar_of
 from tests.fakes.engine_bench import EngineBench, demo_engine
@@ -103,7 +103,7 @@ def test_marks_of_calls_are_text(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = demo_engine().model
     (token,) = plain.tokenize(mark)
     assert plain.piece(token) == b""
-    monkeypatch.setattr(llama_engine, "TOOL_MARKS", (mark, "no token of this vocabulary"))
+    monkeypatch.setattr(llama_model, "TOOL_MARKS", (mark, "no token of this vocabulary"))
     assert demo_engine().model.piece(token) == mark.encode()
 
 
