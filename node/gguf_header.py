@@ -8,6 +8,7 @@ the place of each array.
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -16,6 +17,7 @@ from node.errors import ModelFileError
 from node.limits import (
     GGUF_ARRAY_ELEMENTS_MAX,
     GGUF_HEADER_BYTES_MAX,
+    GGUF_KEPT_BYTES_MAX,
     GGUF_KEY_BYTES_MAX,
     GGUF_METADATA_ENTRIES_MAX,
     GGUF_STRING_BYTES_MAX,
@@ -29,6 +31,7 @@ _ALIGNMENT_DEFAULT = 32
 _ALIGNMENT_MAX = 1 << 16
 _DIMENSIONS_MAX = 4
 _TYPE_STRING, _TYPE_ARRAY, _TYPE_BOOL = 8, 9, 7
+_SKIP_BYTES = 1 << 20
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 10: "Q", 11: "q", 12: "d"}
 
 # Tensor type: elements in a block, bytes of a block (ggml.c, type_traits).
@@ -61,6 +64,11 @@ class Tensor:
     shape: tuple[int, ...]
     start: int
     size_bytes: int
+
+    @property
+    def parameter_count(self) -> int:
+        """Its elements."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,30 +111,68 @@ class _Reader:
         self._file = file
         self.size_bytes = size_bytes
         self.position = 0
+        self._kept_bytes = 0
+        self._elements = 0
 
     def take(self, count: int, what: str) -> bytes:
-        if count > self.size_bytes - self.position:
-            raise ModelFileError(f"the file ends inside its {what} (truncated or damaged)")
-        if count > GGUF_HEADER_BYTES_MAX - self.position:
-            raise ModelFileError(f"the header has more than {GGUF_HEADER_BYTES_MAX} bytes")
+        self._check_room(count, what)
         data = self._file.read(count)
         if len(data) != count:
             raise ModelFileError(f"the file ends inside its {what} (truncated while reading)")
         self.position += count
         return data
 
+    def skip(self, count: int, what: str) -> None:
+        """Pass over bytes without reading them."""
+        self._check_room(count, what)
+        self.position += count
+        self._file.seek(self.position)
+
+    def _check_room(self, count: int, what: str) -> None:
+        if count > self.size_bytes - self.position:
+            raise ModelFileError(f"the file ends inside its {what} (truncated or damaged)")
+        if count > GGUF_HEADER_BYTES_MAX - self.position:
+            raise ModelFileError(f"the header has more than {GGUF_HEADER_BYTES_MAX} bytes")
+
     def integer(self, form: str, what: str) -> int:
         data = self.take(struct.calcsize("<" + form), what)
         return int(struct.unpack("<" + form, data)[0])
 
     def string(self, what: str, size_bytes_max: int) -> str:
-        return self.string_bytes(what, size_bytes_max).decode("utf-8", errors="replace")
-
-    def string_bytes(self, what: str, size_bytes_max: int) -> bytes:
+        """Read a text that is kept."""
         length = self.integer("Q", what)
         if length > size_bytes_max:
             raise ModelFileError(f"{what} has {length} bytes: at most {size_bytes_max} are allowed")
-        return self.take(length, what)
+        self._kept_bytes += length
+        if self._kept_bytes > GGUF_KEPT_BYTES_MAX:
+            raise ModelFileError(f"its texts have more than {GGUF_KEPT_BYTES_MAX} bytes together")
+        return self.take(length, what).decode("utf-8", errors="replace")
+
+    def count_elements(self, count: int, key: str) -> None:
+        """Count an array in: all arrays together are bounded."""
+        self._elements += count
+        if self._elements > GGUF_ARRAY_ELEMENTS_MAX:
+            raise ModelFileError(
+                f"{key!r} has {count} elements: at most {GGUF_ARRAY_ELEMENTS_MAX} are allowed"
+                " in all arrays together"
+            )
+
+    def skip_strings(self, count: int, what: str) -> None:
+        """Pass over the strings of an array (there may be a million: the loop is kept short)."""
+        unpack, longest = struct.Struct("<Q").unpack_from, GGUF_STRING_BYTES_MAX
+        data, at, last = b"", 0, -1
+        for _ in range(count):
+            if at > last:
+                self.skip(at, what)
+                data, at = self._file.read(_SKIP_BYTES), 0
+                last = len(data) - 8
+                if last < 0:
+                    raise ModelFileError(f"the file ends inside its {what} (truncated)")
+            length = unpack(data, at)[0]
+            if length > longest:
+                raise ModelFileError(f"{what} has {length} bytes: at most {longest} are allowed")
+            at += 8 + length
+        self.skip(at, what)
 
 
 def _read_metadata(reader: _Reader, count: int) -> dict[str, Scalar | ArrayPlace]:
@@ -161,16 +207,12 @@ def _read_value(reader: _Reader, kind: int, key: str) -> Scalar | ArrayPlace:
 def _read_array(reader: _Reader, key: str) -> ArrayPlace:
     kind = reader.integer("I", f"element type of {key!r}")
     count = reader.integer("Q", f"length of {key!r}")
-    if count > GGUF_ARRAY_ELEMENTS_MAX:
-        raise ModelFileError(
-            f"{key!r} has {count} elements: at most {GGUF_ARRAY_ELEMENTS_MAX} are allowed"
-        )
+    reader.count_elements(count, key)
     start = reader.position
     if kind == _TYPE_STRING:
-        for _ in range(count):
-            reader.string_bytes(f"element of {key!r}", GGUF_STRING_BYTES_MAX)
+        reader.skip_strings(count, f"element of {key!r}")
     elif kind == _TYPE_BOOL or kind in _SCALARS:
-        reader.take(count * struct.calcsize("<" + _SCALARS.get(kind, "B")), f"elements of {key!r}")
+        reader.skip(count * struct.calcsize("<" + _SCALARS.get(kind, "B")), f"elements of {key!r}")
     else:
         raise ModelFileError(f"{key!r} has elements of the unsupported type {kind}")
     return ArrayPlace(kind, count, start, reader.position)

@@ -4,11 +4,11 @@ Two identities (DOMAIN.md, Model). The file digest is the SHA-256 of the whole f
 configuration approves and a download is checked against. The model ID covers what makes the
 answers, and stays the same when only other metadata is edited:
 
-    tensor hash    = SHA-256 over the sorted lines  name|type|shape|SHA-256(data) tokenizer hash =
-    SHA-256 over the sorted entries tokenizer.ggml.* (key, then the value's canonical bytes) model
-    ID       = SHA-256(tensor hash | tokenizer hash | SHA-256(chat template))
+    tensor hash    = SHA-256 over the sorted lines  name|type|shape|SHA-256(data)
+    tokenizer hash = SHA-256 over the sorted entries tokenizer.ggml.* (key, the value's bytes)
+    model ID       = SHA-256(tensor hash | tokenizer hash | SHA-256(chat template))
 
-Name, context length and quantisation are the file's own claims and prove nothing.
+Name, context length, licence and tasks are the file's own claims and prove nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import BinaryIO
 from node.errors import ModelFileError
 from node.gguf_header import ArrayPlace, GgufHeader, Scalar, Tensor, read_gguf_header
 from node.limits import CHAT_TEMPLATE_BYTES_MAX, MODEL_READ_BYTES
+from node.model_quantisation import quantisation_of
 from p2p.limits import NAME_CHARACTERS_MAX, TOKENS_MAX
 
 Progress = Callable[[int, int], None]
@@ -29,20 +30,19 @@ Progress = Callable[[int, int], None]
 
 _CHAT_TEMPLATE = "tokenizer.chat_template"
 
-# llama.h, enum llama_ftype
-_QUANTISATIONS = {
-    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
-    11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S",
-    17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS",
-    23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
-    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0",
-    38: "MXFP4_MOE", 39: "NVFP4", 40: "Q1_0", 41: "Q2_0",
-}  # fmt: skip
+# Architectures whose output is an embedding, never text (llama.cpp, llama-arch.cpp).
+_EMBEDDING_ARCHITECTURES = frozenset({
+    "bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2",
+    "jina-bert-v3", "eurobert", "gemma-embedding", "t5encoder", "llama-embed",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """One model file that was read whole. Digests have 32 bytes."""
+    """One model file that was read whole. Digests have 32 bytes.
+
+    `tasks`: what the file can be for; the runtime has the last word. `licence` is what it claims.
+    """
 
     path: Path
     size_bytes: int
@@ -56,21 +56,37 @@ class ModelFile:
     quantisation: str
     parameter_count: int
     chat_template: str | None
+    tasks: tuple[str, ...] = ("chat",)
+    licence: str = ""
+
+    @property
+    def chat_template_digest(self) -> bytes:
+        """The SHA-256 of the chat template; of nothing, if there is none."""
+        return hashlib.sha256((self.chat_template or "").encode()).digest()
 
 
-def read_model_file(path: Path, progress: Progress | None = None) -> ModelFile:
+def read_model_file(
+    path: Path, progress: Progress | None = None, *, unnamed: str | None = None
+) -> ModelFile:
     """Read a GGUF file once, from the beginning to the end (blocking, about 1 GB a second).
 
+    Args:
+        unnamed: the name of a model that names itself nowhere; None: that of the file.
     Raises: ModelFileError naming what is wrong: missing, truncated, damaged, hostile, not GGUF.
     """
     try:
+        # A pipe would block the opening, a device may never end.
+        if path.exists() and not path.is_file():
+            raise ModelFileError(
+                f"{path} is {'a directory' if path.is_dir() else 'not a regular file'}"
+            )
         with path.open("rb") as file:
-            return _read(path, file, progress)
+            return _read(path, file, progress, unnamed or path.stem)
     except OSError as error:
         raise ModelFileError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _read(path: Path, file: BinaryIO, progress: Progress | None) -> ModelFile:
+def _read(path: Path, file: BinaryIO, progress: Progress | None, unnamed: str) -> ModelFile:
     size_bytes = file.seek(0, 2)
     file.seek(0)
     header = read_gguf_header(file, size_bytes)
@@ -85,7 +101,6 @@ def _read(path: Path, file: BinaryIO, progress: Progress | None) -> ModelFile:
     tokenizer_digest = _tokenizer_digest(file, metadata)
     digest, tensor_digest = _digests(file, size_bytes, header, progress)
     template_digest = hashlib.sha256((template or "").encode()).digest()
-    file_type = metadata.get("general.file_type")
     return ModelFile(
         path=path,
         size_bytes=size_bytes,
@@ -93,15 +108,24 @@ def _read(path: Path, file: BinaryIO, progress: Progress | None) -> ModelFile:
         model_id=hashlib.sha256(tensor_digest + tokenizer_digest + template_digest).digest(),
         tensor_digest=tensor_digest,
         architecture=architecture,
-        name=_text(metadata, "general.name") or path.stem[:NAME_CHARACTERS_MAX],
+        name=_text(metadata, "general.name") or unnamed[:NAME_CHARACTERS_MAX],
         version=_text(metadata, "general.version"),
         context_tokens=context_tokens,
-        quantisation=_QUANTISATIONS.get(file_type, "unknown")
-        if isinstance(file_type, int)
-        else "unknown",
-        parameter_count=_parameter_count(header),
+        quantisation=quantisation_of(header.tensors, metadata.get("general.file_type")),
+        parameter_count=sum(tensor.parameter_count for tensor in header.tensors),
         chat_template=template,
+        tasks=_tasks(metadata, architecture, template),
+        licence=_text(metadata, "general.license"),
     )
+
+
+def _tasks(
+    metadata: dict[str, Scalar | ArrayPlace], architecture: str, template: str | None
+) -> tuple[str, ...]:
+    """Tell what the model is for: without a template it cannot chat, nor can a pure encoder."""
+    pooling = metadata.get(f"{architecture}.pooling_type", 0)
+    encodes = architecture in _EMBEDDING_ARCHITECTURES or (type(pooling) is int and pooling > 0)
+    return ("embeddings",) if encodes or template is None else ("chat", "embeddings")
 
 
 def _text(metadata: dict[str, Scalar | ArrayPlace], key: str) -> str:
@@ -123,16 +147,6 @@ def _chat_template(metadata: dict[str, Scalar | ArrayPlace]) -> str | None:
             f"{_CHAT_TEMPLATE} must be a text of at most {CHAT_TEMPLATE_BYTES_MAX} bytes"
         )
     return template
-
-
-def _parameter_count(header: GgufHeader) -> int:
-    count = 0
-    for tensor in header.tensors:
-        elements = 1
-        for length in tensor.shape:
-            elements *= length
-        count += elements
-    return count
 
 
 def _tokenizer_digest(file: BinaryIO, metadata: dict[str, Scalar | ArrayPlace]) -> bytes:

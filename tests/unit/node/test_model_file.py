@@ -14,53 +14,9 @@ from hypothesis import strategies as st
 from node.errors import ModelFileError
 from node.gguf_header import read_gguf_header
 from node.model_file import read_model_file
+from tests.fakes.gguf_files import entry, gguf, tensor, text
 
 MODEL = Path(__file__).resolve().parents[3] / "resultity" / "models" / "tiny-chat-q8_0.gguf"
-
-
-def text(value: str) -> bytes:
-    return struct.pack("<Q", len(value.encode())) + value.encode()
-
-
-def entry(key: str, kind: int, value: bytes) -> bytes:
-    return text(key) + struct.pack("<I", kind) + value
-
-
-def tensor(name: str, side: int, offset: int, kind: int = 0) -> bytes:
-    return text(name) + struct.pack("<IQIQ", 1, side, kind, offset)
-
-
-def gguf(
-    *,
-    entries: list[bytes] | None = None,
-    tensors: list[bytes] | None = None,
-    data: bytes = bytes(64),
-    magic: bytes = b"GGUF",
-    version: int = 3,
-    tensor_count: int | None = None,
-    entry_count: int | None = None,
-) -> bytes:
-    """A small but whole GGUF file: two tensors of 8 floats."""
-    if entries is None:
-        entries = [
-            entry("general.architecture", 8, text("llama")),
-            entry("general.name", 8, text("Small")),
-            entry("llama.context_length", 4, struct.pack("<I", 128)),
-            entry("general.file_type", 4, struct.pack("<I", 7)),
-            entry("tokenizer.ggml.tokens", 9, struct.pack("<IQ", 8, 2) + text("a") + text("b")),
-            entry("tokenizer.ggml.token_type", 9, struct.pack("<IQ2i", 5, 2, 1, 1)),
-            entry("tokenizer.chat_template", 8, text("{{ messages }}")),
-        ]
-    if tensors is None:
-        tensors = [tensor("one", 8, 0), tensor("two", 8, 32)]
-    head = magic + struct.pack(
-        "<IQQ",
-        version,
-        len(tensors) if tensor_count is None else tensor_count,
-        len(entries) if entry_count is None else entry_count,
-    )
-    head += b"".join(entries) + b"".join(tensors)
-    return head + bytes(-len(head) % 32) + data
 
 
 def write(tmp_path: Path, data: bytes) -> Path:
