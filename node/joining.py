@@ -8,6 +8,7 @@ again as a member with what it got.
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 import trio
@@ -19,7 +20,13 @@ from p2p.certificates import Certificate, Chain, verify_chain
 from p2p.clock import Clock
 from p2p.codec import decode_message, encode_message
 from p2p.configuration_book import ConfigurationBook
-from p2p.errors import P2PError, UntrustedError, WrongNetworkError
+from p2p.errors import (
+    P2PError,
+    PeerUnavailableError,
+    RefusedError,
+    UntrustedError,
+    WrongNetworkError,
+)
 from p2p.member_files import load_chain, store_chain
 from p2p.membership import Membership
 from p2p.network import Network
@@ -85,16 +92,26 @@ class NodeStanding:
         life_ms = self.ends_ms - certificate.issued_ms
         return (certificate.issued_ms + life_ms * 2 / 3 - self._clock_ms()) / 1000
 
-    async def join(self, network: Network, bootstraps: tuple[str, ...]) -> None:
+    async def join(
+        self, network: Network, bootstraps: tuple[str, ...], *, patience_s: float = math.inf
+    ) -> None:
         """Get a certificate as a newcomer; tries until a bootstrap grants one.
 
-        Raises: WrongNetworkError if all bootstraps belong to another network.
+        Args: patience_s: with an end, a refusal that time does not heal ends it at once, too.
+        Raises: WrongNetworkError if all bootstraps belong to another network; with an end:
+            RefusedError, PeerUnavailableError (no bootstrap granted it in time).
         """
         done = trio.Event()
-        mistake: WrongNetworkError | None = None
+        mistake: P2PError | None = None
 
         async def greeting(link: CallLink) -> None:
-            await self._ask(link)
+            nonlocal mistake
+            try:
+                await self._ask(link)
+            except RefusedError as error:
+                if patience_s == math.inf or _may_pass(error, patience_s):
+                    raise
+                mistake = error
             done.set()
 
         async def dial() -> None:
@@ -108,8 +125,14 @@ class NodeStanding:
         uplink = Uplink(network, bootstraps, protocol=ADMISSION_PROTOCOL, greeting=greeting)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(dial)
-            await done.wait()
+            with trio.move_on_after(patience_s) as waiting:
+                await done.wait()
             nursery.cancel_scope.cancel()
+        if waiting.cancelled_caught and mistake is None:
+            mistake = PeerUnavailableError(
+                f"no bootstrap let this node in within {patience_s:g} s: "
+                f"{uplink.trouble.removesuffix('; trying again') or 'none of them answers'}"
+            )
         if mistake is not None:
             raise mistake
         for peer_id in network.peers():  # they greeted a newcomer: come back as a member
@@ -164,3 +187,8 @@ class NodeStanding:
             log.warning("%s is not usable (%s): asking for a new certificate", self._path, error)
             return
         self._membership.chain = chain
+
+
+def _may_pass(error: RefusedError, patience_s: float) -> bool:
+    """Tell whether asking again within that time may help."""
+    return error.retry_after_s is not None and error.retry_after_s < patience_s

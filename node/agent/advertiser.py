@@ -17,7 +17,8 @@ from p2p.adverts import Advert, ModelAdvert, advert_key, advert_topic, model_key
 from p2p.clock import Clock
 from p2p.codec import encode_message
 from p2p.errors import P2PError
-from p2p.limits import ADVERT_INTERVAL_S, ADVERT_LIFETIME_S, CALL_TIMEOUT_S
+from p2p.hardware import Hardware
+from p2p.limits import ADDRESSES_MAX, ADVERT_INTERVAL_S, ADVERT_LIFETIME_S, CALL_TIMEOUT_S
 from p2p.membership import Membership
 from p2p.network import Network
 from p2p.signing import Signed
@@ -39,6 +40,10 @@ class Advertiser:
     ) -> None:
         """`models` gives the models that are active at the moment."""
         self.draining = False
+        self.where: Callable[[], tuple[tuple[str, ...], str]] = lambda: (network.addresses(), "")
+        """The addresses and the `reach` to say (`node.reaching`)."""
+        self.hardware: Callable[[], Hardware | None] = lambda: None
+        """What to say of the machine (`node.hardware`)."""
         self._network = network
         self._membership = membership
         self._models = models
@@ -56,16 +61,19 @@ class Advertiser:
         now_ms = self._clock_ms()
         # Time-based and monotone: a restarted node goes on above its old sequence numbers.
         self._sequence = max(self._sequence + 1, now_ms)
+        addresses, reach = self.where()
         document = Advert(
             peer_id=self._membership.key_pair.peer_id,
             sequence=self._sequence,
             issued_ms=now_ms,
             expires_ms=now_ms + int(lifetime_s * 1000),
             chain=self._membership.chain,
-            addresses=self._network.addresses()[:8],
+            addresses=addresses[:ADDRESSES_MAX],
             models=() if self.draining else self._models(),
             software=self._software,
             draining=self.draining,
+            reach=reach,
+            hardware=self.hardware(),
         )
         return self._membership.key_pair.sign(self._network.network_id, document)
 

@@ -11,11 +11,14 @@ import enum
 from collections.abc import Callable
 from typing import Protocol
 
+from node.agent.choices import ChoiceRuns
 from node.agent.payment import PaymentFrame
+from node.agent.runtime_port import NOTHING_KNOWN, Runtime, Served, WorkFacts
 from p2p.clock import Clock
 from p2p.codec import Message
 from p2p.job_messages import (
     OUTPUT_HASH_START,
+    REFUSALS,
     Accept,
     AcceptFrame,
     DeliveryCount,
@@ -23,11 +26,20 @@ from p2p.job_messages import (
     NodeReceipt,
     Offer,
     OutputFrame,
+    RefuseFrame,
     next_output_hash,
 )
 from p2p.lease_messages import Lease
+from p2p.logprob_messages import TokenLogprob
+from p2p.prices import charge
 from p2p.signing import KeyPair, Signed
 from p2p.types import NetworkId
+
+REFUSED_RETRY_MS = 1000
+"""With a refusal that came only when the work began."""
+
+
+COMPLETE_OUTCOMES = ("stop", "length", "tool_calls")
 
 
 class DeliveryNotes(Protocol):
@@ -54,8 +66,9 @@ class Attempt:
         session_number: int,
         offer: Offer,
         offer_hash: bytes,
-        model_id: bytes,
-        runtime_number: int,
+        served: Served,
+        runtime: Runtime,
+        numbers: dict[int, int],
         input_tokens: int,
         output_tokens_max: int,
         key_pair: KeyPair,
@@ -63,23 +76,34 @@ class Attempt:
         clock_ms: Clock,
         send: Callable[[Message], None],
         on_ended: Callable[[Attempt], None],
+        work: WorkFacts = NOTHING_KNOWN,
     ) -> None:
-        """Begin in ACCEPTED; `send` queues a message to the gateway."""
+        """Begin in ACCEPTED; `send` queues a message to the gateway. `numbers`: the runtime's, of
+        each choice that is to run."""
         self.session_number = session_number
         self.offer = offer
         self.offer_hash = offer_hash
-        self.runtime_number = runtime_number
+        self.served = served
+        self.runtime = runtime
+        self.jobs = len(numbers)
+        self._numbers = numbers
+        self._choices = ChoiceRuns(self, runtime, numbers) if offer.choices > 1 else None
         self.lease: Lease | None = None
         self.payment: PaymentFrame | None = None
         self.receipt: Signed | None = None
         self.state = AttemptState.ACCEPTED
         self.output_tokens = 0
+        self.complete = False
         self.delivery: Signed | None = None
         self.delivered_tokens = 0
         self.started_ms = clock_ms()
+        self.begun_ms = 0
+        self.first_output_ms = 0
+        self.waited = False
         self.ended_at_ms = 0
-        self._model_id = model_id
-        self._input_tokens = input_tokens
+        self._model_id = served.facts.model_id
+        self._work = work
+        self._input_tokens = self._accepted_input_tokens = input_tokens
         self._cached_input_tokens = 0
         self._output_tokens_max = output_tokens_max
         self._key_pair = key_pair
@@ -94,6 +118,38 @@ class Attempt:
     def counts(self) -> tuple[int, int]:
         """The tokens so far: input, output."""
         return self._input_tokens, self.output_tokens
+
+    @property
+    def earned(self) -> int:
+        """What it can be paid at most: a complete answer its input, even if it has no tokens (an
+        embedding has none)."""
+        if not (self.output_tokens or self.complete):
+            return 0
+        return charge(self.offer.terms, *self.counts)
+
+    @property
+    def input_tokens_computed(self) -> int:
+        """The input that was not in the cache."""
+        return self._input_tokens - self._cached_input_tokens
+
+    def begin(self) -> None:
+        """Hand it to the runtime: output may leave from now on."""
+        self.state = AttemptState.RUNNING
+        self.begun_ms = self._clock_ms()
+        self.waited = self.served.jobs > self.served.slots
+        if self._choices is not None:
+            self._choices.begin()
+            return
+        for number in self._numbers.values():
+            self.runtime.start(number, self)
+
+    def stop(self) -> None:
+        """Take it from the runtime; if it runs, its end follows."""
+        if self._choices is not None:
+            self._choices.stop()
+            return
+        for number in self._numbers.values():
+            self.runtime.cancel(number)
 
     def accept(self) -> None:
         """Tell the gateway the exact input count."""
@@ -112,14 +168,43 @@ class Attempt:
         """So much of the input is cheaper, because it need not be computed."""
         self._cached_input_tokens = min(input_tokens, self._input_tokens)
 
-    def on_output(self, token_ids: tuple[int, ...], text: str) -> None:
-        """Send new output with the running receipt over it."""
+    def on_input(self, input_tokens: int) -> None:
+        """It was less input than the bound that was accepted."""
+        self._input_tokens = min(input_tokens, self._accepted_input_tokens)
+
+    def on_output(
+        self, token_ids: tuple[int, ...], text: str, logprobs: tuple[TokenLogprob, ...] = ()
+    ) -> None:
+        """Send new output with the running receipt over it (not over `logprobs`)."""
+        self._output(None, token_ids, text, logprobs, "")
+
+    def on_choice_output(
+        self,
+        choice: int,
+        token_ids: tuple[int, ...],
+        text: str,
+        logprobs: tuple[TokenLogprob, ...],
+        finish: str,
+    ) -> None:
+        """Send new output of one of several choices, or how it ended."""
+        self._output(choice, token_ids, text, logprobs, finish)
+
+    def _output(
+        self,
+        choice: int | None,
+        token_ids: tuple[int, ...],
+        text: str,
+        logprobs: tuple[TokenLogprob, ...],
+        finish: str,
+    ) -> None:
         if self.state is not AttemptState.RUNNING:
             return
         self.output_tokens += len(token_ids)
-        self._output_hash = next_output_hash(self._output_hash, token_ids, text)
+        self.first_output_ms = self.first_output_ms or self._clock_ms()
+        self._output_hash = next_output_hash(self._output_hash, token_ids, text, choice)
         receipt = self._receipt(final=False, finish_reason="")
-        self._send(OutputFrame(self.session_number, token_ids, text, receipt))
+        number = self.session_number
+        self._send(OutputFrame(number, token_ids, text, receipt, logprobs, choice or 0, finish))
 
     def on_end(self, outcome: str, detail: str) -> None:
         """Send the final receipt and be done."""
@@ -127,6 +212,11 @@ class Attempt:
             return
         ran = self.state is AttemptState.RUNNING
         self.state = AttemptState.ENDED
+        if ran and outcome in REFUSALS and not self.output_tokens:
+            self._send(RefuseFrame(self.session_number, outcome, detail[:1000], REFUSED_RETRY_MS))
+            self._on_ended(self)
+            return
+        self.complete = ran and outcome in COMPLETE_OUTCOMES
         receipt = self._receipt(final=True, finish_reason=outcome) if ran else None
         self._send(EndFrame(self.session_number, outcome, detail[:1000], receipt))
         self._on_ended(self)
@@ -175,6 +265,9 @@ class Attempt:
             finish_reason=finish_reason,
             seed=offer.seed,
             cached_input_tokens=self._cached_input_tokens,
+            build=self._work.build,
+            mode=self._work.mode,
+            sampling_hash=self._work.sampling_hash,
         )
         self.receipt = self._key_pair.sign(self._network, document)
         return self.receipt

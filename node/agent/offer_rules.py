@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from node.agent.choices import choices_to_run
+from node.limits import SLOTS_MAX
 from p2p.certificates import Certificate
 from p2p.errors import RefusedError, UntrustedError
 from p2p.freshness import check_times
@@ -28,6 +30,11 @@ class Capacity:
     jobs_max: int
     runtime_ready: bool
     draining: bool
+    refusal: str = "runtime"
+    reason: str = "the runtime is starting"
+    """What an offer hears while the runtime is not ready."""
+    slots: int = SLOTS_MAX
+    """Jobs that run at once: one for each choice of an offer."""
 
 
 def check_offer(
@@ -37,7 +44,7 @@ def check_offer(
     gateway_id: PeerId,
     gateway: Certificate | None,
     configuration: NetworkConfiguration,
-    model_digest: bytes,
+    model_digest: bytes | None,
     capacity: Capacity,
     now_ms: int,
     previous: NetworkConfiguration | None = None,
@@ -47,7 +54,7 @@ def check_offer(
     Args:
         gateway_id: who is at the other end of the session (and signed the offer).
         gateway: its certificate, None if it has no valid one any more.
-        model_digest: SHA-256 of the model file that this node serves.
+        model_digest: of the model that this node has for the offer; None: it has none.
         previous: the configuration before, while its terms still count (`p2p.allowed_terms`).
     Raises: RefusedError with one of `p2p.job_messages.REFUSALS`.
     """
@@ -63,7 +70,9 @@ def check_offer(
     if capacity.draining:
         raise RefusedError("draining", "this node is leaving")
     if not capacity.runtime_ready:
-        raise RefusedError("runtime", "the runtime is starting", 1.0)
+        raise RefusedError(capacity.refusal, capacity.reason, 1.0)
+    if offer.choices > 1:
+        _check_choices(len(choices_to_run(offer)), capacity)
     if capacity.jobs >= capacity.jobs_max:
         raise RefusedError("busy", f"{capacity.jobs} jobs are running or waiting", 1.0)
     if offer.deadline_ms - now_ms < TIME_TO_WORK_MS_MIN:
@@ -72,13 +81,22 @@ def check_offer(
         raise RefusedError("deadline", "the deadline is later than the configuration allows")
 
 
+def _check_choices(choices: int, capacity: Capacity) -> None:
+    if choices > capacity.slots:
+        raise RefusedError(
+            "too_many_choices", f"{choices} choices need more than the {capacity.slots} slots here"
+        )
+    if capacity.jobs + choices > capacity.jobs_max:
+        raise RefusedError("busy", f"{capacity.jobs} jobs are running or waiting", 1.0)
+
+
 def _check_terms(
     offer: Offer,
     configuration: NetworkConfiguration,
     previous: NetworkConfiguration | None,
-    model_digest: bytes,
+    model_digest: bytes | None,
 ) -> None:
-    model = configuration.model_with_digest(model_digest)
+    model = configuration.model_with_digest(offer.model_digest)
     if offer.model_digest != model_digest or model is None:
         raise RefusedError("model_not_served", "this node does not serve that model")
     allowed = any(

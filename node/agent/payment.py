@@ -24,7 +24,6 @@ from p2p.errors import P2PError, RefusedError, UntrustedError
 from p2p.job_messages import Offer, VoucherFrame
 from p2p.lease_messages import Lease, LeasedHold, LeaseVoucherFrame
 from p2p.ledger_messages import Voucher
-from p2p.prices import charge
 from p2p.signing import open_signed
 from p2p.types import NetworkId
 
@@ -137,8 +136,7 @@ class Payments:
         if lease is not None:
             self._uses.begin(lease, offer.maximum)
 
-    def end(self, offer: Offer, lease: Lease | None, input_tokens: int, output_tokens: int) -> None:
-        """An attempt is over that made these tokens."""
+    def end(self, offer: Offer, lease: Lease | None, earned: int) -> None:
+        """An attempt is over that can be paid so much."""
         if lease is not None:
-            earned = charge(offer.terms, input_tokens, output_tokens) if output_tokens else 0
             self._uses.end(lease.lease_id, offer.maximum, earned)

@@ -8,18 +8,16 @@ is left to deliver to. Load is pushed to all sessions when it changes.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import trio
 
-from node.agent.attempt import Attempt, AttemptState, DeliveryNotes
-from node.agent.issuers import IssuerBook
-from node.agent.offer_rules import Capacity, check_offer
-from node.agent.payment import LeaseUse, PaymentFrame, Payments
-from node.agent.runtime_port import Runtime
+from node.agent.attempt import Attempt, AttemptState
+from node.agent.intake import take_offer
+from node.agent.job_pace import JobPace
+from node.agent.payment import PaymentFrame, Payments
 from node.errors import RuntimeRefusedError, RuntimeUnavailableError
 from node.limits import (
     DELIVERY_WAIT_S,
@@ -27,10 +25,8 @@ from node.limits import (
     SESSION_ATTEMPTS_MAX,
     VOUCHER_WAIT_S,
 )
-from p2p.allowed_terms import AllowedTerms
-from p2p.clock import Clock
 from p2p.codec import Message
-from p2p.configuration_book import ConfigurationBook
+from p2p.embeddings import CHAT
 from p2p.errors import MalformedError, P2PError, RefusedError, SessionLostError
 from p2p.job_messages import (
     AcceptFrame,
@@ -38,7 +34,6 @@ from p2p.job_messages import (
     DeliveryCount,
     DeliveryFrame,
     LoadReport,
-    Offer,
     OfferFrame,
     RefuseFrame,
     VoucherFrame,
@@ -46,96 +41,13 @@ from p2p.job_messages import (
 from p2p.lease_messages import LeaseVoucherFrame
 from p2p.limits import HEARTBEAT_INTERVAL_S
 from p2p.link import Link
-from p2p.membership import Membership
-from p2p.network import Stream
-from p2p.signing import KeyPair, open_signed
-from p2p.types import NetworkId, public_key_of
+from p2p.signing import open_signed
+from p2p.types import public_key_of
+
+if TYPE_CHECKING:
+    from node.agent.agent import Agent
 
 log = logging.getLogger(__name__)
-
-
-class Agent:
-    """Everything that the sessions of one node share."""
-
-    def __init__(
-        self,
-        *,
-        key_pair: KeyPair,
-        network: NetworkId,
-        membership: Membership,
-        configuration: ConfigurationBook,
-        runtime: Runtime,
-        model_digest: bytes,
-        model_id: bytes,
-        slots: int,
-        queue_jobs_max: int,
-        active: Callable[[], bool],
-        tokens_per_second: Callable[[], float],
-        clock_ms: Clock,
-        accept_leases: bool = True,
-    ) -> None:
-        """Serve one model with `slots` jobs at once and `queue_jobs_max` waiting.
-
-        `active` tells whether the model may be served now, `tokens_per_second` its recent speed.
-        """
-        self.key_pair = key_pair
-        self.network = network
-        self.membership = membership
-        self.configuration = configuration
-        self.terms = AllowedTerms(lambda: configuration.current)
-        self.runtime = runtime
-        self.model_digest = model_digest
-        self.model_id = model_id
-        self.slots = slots
-        self.clock_ms = clock_ms
-        self.issuers = IssuerBook(network, membership, configuration)
-        self.leases = LeaseUse(clock_ms)
-        self.claims: DeliveryNotes | None = None
-        self.accept_leases = accept_leases
-        self.draining = False
-        self.jobs = 0
-        self.jobs_done = 0
-        self._queue_jobs_max = queue_jobs_max
-        self._active = active
-        self._tokens_per_second = tokens_per_second
-        self._load_changed = trio.Event()
-
-    def capacity(self) -> Capacity:
-        """What can be taken now."""
-        jobs_max = self.slots + self._queue_jobs_max
-        return Capacity(self.jobs, jobs_max, self._active(), self.draining)
-
-    def load(self) -> LoadReport:
-        """The load as it is told to gateways."""
-        running = min(self.jobs, self.slots)
-        accepting = self._active() and not self.draining
-        return LoadReport(
-            running, self.jobs - running, self.slots, self._tokens_per_second(), accepting
-        )
-
-    def count_jobs(self, change: int) -> None:
-        """A job came or went."""
-        self.jobs += change
-        self.jobs_done += change < 0
-        self.load_changed()
-
-    def load_changed(self) -> None:
-        """Have all sessions tell their gateways soon."""
-        self._load_changed.set()
-        self._load_changed = trio.Event()
-
-    @property
-    def load_change(self) -> trio.Event:
-        """Set at the next change (take it before you look at the load)."""
-        return self._load_changed
-
-    async def serve(self, stream: Stream) -> None:
-        """Serve one gateway's session until it ends (a `StreamHandler`)."""
-        log.info("session with gateway %s opened", stream.remote)
-        try:
-            await JobSession(self, Link(stream)).run()
-        except P2PError as error:
-            log.info("session with gateway %s ended: %s", stream.remote, error)
 
 
 @dataclass(slots=True)
@@ -182,9 +94,10 @@ class JobSession:
             for attempt in list(self._attempts.values()):
                 if attempt.state is not AttemptState.ENDED:
                     attempt.state = AttemptState.ENDED  # first: nothing more is counted or sent
-                    self._agent.runtime.cancel(attempt.runtime_number)
-                    self._payments.end(attempt.offer, attempt.lease, *attempt.counts)
-                    self._agent.count_jobs(-1)
+                    attempt.stop()
+                    self._payments.end(attempt.offer, attempt.lease, attempt.earned)
+                    attempt.served.count(-attempt.jobs)
+                    self._agent.count_jobs(-attempt.jobs)
             self._attempts.clear()
         if failure is not None:
             raise failure
@@ -219,35 +132,39 @@ class JobSession:
         if frame.number in self._attempts or frame.number in self._pending:
             raise MalformedError(f"attempt number {frame.number} is in use")
         if len(self._attempts) + len(self._pending) >= SESSION_ATTEMPTS_MAX:
-            self._send(RefuseFrame(frame.number, "busy", "too many attempts in this session", 1000))
+            self._refuse(frame.number, "busy", "too many attempts in this session", 1000)
             return
         assert self._nursery is not None
         self._pending[frame.number] = _Pending()
         self._agent.count_jobs(+1)
         self._nursery.start_soon(self._take, frame)
 
+    def _refuse(
+        self,
+        number: int,
+        code: str,
+        reason: str,
+        retry_after_ms: int = 0,
+        input_tokens: int = 0,
+        context_tokens: int = 0,
+    ) -> None:
+        self._agent.refusals.note(code, reason, self._agent.clock_ms())
+        counts = (input_tokens, context_tokens)
+        self._send(RefuseFrame(number, code[:64], reason[:1000], retry_after_ms, *counts))
+
     async def _take(self, frame: OfferFrame) -> None:
         attempt: Attempt | None = None
         try:
             attempt = await self._prepare(frame)
         except RuntimeRefusedError as error:
-            self._send(
-                RefuseFrame(
-                    frame.number,
-                    error.code[:64],
-                    error.reason[:1000],
-                    0,
-                    error.input_tokens,
-                    error.context_tokens,
-                )
-            )
+            numbers = (error.input_tokens, error.context_tokens)
+            self._refuse(frame.number, error.code, error.reason, 0, *numbers)
         except RuntimeUnavailableError as error:
-            self._send(RefuseFrame(frame.number, "runtime", str(error)[:1000], 1000))
+            self._refuse(frame.number, "runtime", str(error), 1000)
         except RefusedError as error:
-            retry_after_ms = int((error.retry_after_s or 0) * 1000)
-            self._send(RefuseFrame(frame.number, error.code, str(error)[:1000], retry_after_ms))
+            self._refuse(frame.number, error.code, str(error), retry_after_ms_of(error))
         except P2PError as error:
-            self._send(RefuseFrame(frame.number, "not_entitled", str(error)[:1000]))
+            self._refuse(frame.number, "not_entitled", str(error))
         finally:
             pending = self._pending.pop(frame.number)
             if attempt is None:
@@ -264,44 +181,19 @@ class JobSession:
 
     async def _prepare(self, frame: OfferFrame) -> Attempt:
         agent = self._agent
-        offer = open_signed(frame.offer, Offer, agent.network, self._gateway_key)
-        capacity = agent.capacity()
-        check_offer(
-            offer,
-            node_id=agent.key_pair.peer_id,
-            gateway_id=self._link.remote,
-            gateway=agent.membership.certificate_of(self._link.remote),
-            configuration=agent.configuration.current,
-            model_digest=agent.model_digest,
-            # This offer is counted already.
-            capacity=Capacity(
-                capacity.jobs - 1, capacity.jobs_max, capacity.runtime_ready, capacity.draining
-            ),
-            now_ms=agent.clock_ms(),
-            previous=agent.terms.previous(agent.clock_ms()),
-        )
-        prepared = await agent.runtime.prepare(
-            offer.request,
-            output_tokens_max=offer.output_tokens_max,
-            seed=offer.seed,
-            resume_tokens=offer.resume_tokens,
-            cache_scope=offer.cache_scope,
-        )
-        if prepared.input_tokens > offer.input_tokens_max:
-            agent.runtime.cancel(prepared.number)
-            raise RefusedError(
-                "price",
-                f"the prompt has {prepared.input_tokens} tokens, the offer pays for "
-                f"{offer.input_tokens_max}",
-            )
+        taken = await take_offer(agent, frame.offer, self._link.remote, self._gateway_key)
+        if len(taken.prepared.numbers) > 1:
+            agent.count_jobs(len(taken.prepared.numbers) - 1)  # one is counted
         return Attempt(
             session_number=frame.number,
-            offer=offer,
-            offer_hash=hashlib.sha256(frame.offer.body).digest(),
-            model_id=agent.model_id,
-            runtime_number=prepared.number,
-            input_tokens=prepared.input_tokens,
-            output_tokens_max=prepared.output_tokens_max,
+            offer=taken.offer,
+            offer_hash=taken.offer_hash,
+            served=taken.served,
+            runtime=taken.runtime,
+            numbers=taken.prepared.numbers,
+            input_tokens=taken.prepared.input_tokens,
+            output_tokens_max=taken.prepared.output_tokens_max,
+            work=taken.prepared.work,
             key_pair=agent.key_pair,
             network=agent.network,
             clock_ms=agent.clock_ms,
@@ -327,18 +219,16 @@ class JobSession:
             attempt.lease = lease
             self._agent.issuers.use_once(attempt.offer)
         except P2PError as error:
-            self._agent.runtime.cancel(attempt.runtime_number)
+            attempt.stop()
             if isinstance(error, RefusedError):
                 attempt.state = AttemptState.ENDED
-                retry_after_ms = int((error.retry_after_s or 0) * 1000)
-                self._send(RefuseFrame(frame.number, error.code, str(error), retry_after_ms))
+                self._refuse(frame.number, error.code, str(error), retry_after_ms_of(error))
                 self._on_attempt_ended(attempt)
             else:
                 attempt.on_end("failed", f"voucher refused: {error}")
             return
         attempt.paid_by(frame, lease, self._agent.claims)
-        attempt.state = AttemptState.RUNNING
-        self._agent.runtime.start(attempt.runtime_number, attempt)
+        attempt.begin()
 
     # --- the rest ------------------------------------------------------------------------------
     def _on_cancel(self, frame: CancelFrame) -> None:
@@ -351,7 +241,7 @@ class JobSession:
             self._cancel(attempt)
 
     def _cancel(self, attempt: Attempt) -> None:
-        self._agent.runtime.cancel(attempt.runtime_number)
+        attempt.stop()
         if attempt.state is AttemptState.ACCEPTED:
             attempt.on_end("cancelled", "cancelled before it began")
 
@@ -366,10 +256,12 @@ class JobSession:
             del self._attempts[frame.number]
 
     def _on_attempt_ended(self, attempt: Attempt) -> None:
-        self._payments.end(attempt.offer, attempt.lease, *attempt.counts)
-        self._agent.count_jobs(-1)
+        self._payments.end(attempt.offer, attempt.lease, attempt.earned)
+        attempt.served.count(-attempt.jobs)
+        self._agent.count_jobs(-attempt.jobs)
         attempt.ended_at_ms = self._agent.clock_ms()
-        if attempt.output_tokens == 0:
+        note_pace(self._agent.pace_of(attempt.served), attempt)
+        if not (attempt.output_tokens or attempt.complete):
             self._attempts.pop(attempt.session_number, None)
 
     async def _sweep(self) -> None:
@@ -380,11 +272,13 @@ class JobSession:
             for number, attempt in list(self._attempts.items()):
                 if attempt.state is AttemptState.ACCEPTED:
                     if now_ms - attempt.started_ms > VOUCHER_WAIT_S * 1000:
-                        self._agent.runtime.cancel(attempt.runtime_number)
+                        attempt.stop()
                         attempt.on_end("failed", f"no voucher came within {VOUCHER_WAIT_S:g} s")
                 elif attempt.state is AttemptState.RUNNING:
                     if now_ms > attempt.offer.deadline_ms:  # nobody waits for it any more
-                        self._agent.runtime.cancel(attempt.runtime_number)
+                        attempt.stop()
+                        if not attempt.output_tokens:
+                            attempt.on_end("cancelled", "its deadline passed before it began")
                 elif (
                     attempt.state is AttemptState.ENDED
                     and now_ms - attempt.ended_at_ms > DELIVERY_WAIT_S * 1000
@@ -398,3 +292,17 @@ class JobSession:
             await trio.sleep(LOAD_REPORT_INTERVAL_S)
             with trio.move_on_after(HEARTBEAT_INTERVAL_S):
                 await change.wait()
+
+
+def retry_after_ms_of(error: RefusedError) -> int:
+    """When a refused gateway may ask again, as a frame says it."""
+    return int((error.retry_after_s or 0) * 1000)
+
+
+def note_pace(pace: JobPace, attempt: Attempt) -> None:
+    """Learn from an attempt that ended."""
+    if attempt.output_tokens:
+        pace.note_answer(attempt.output_tokens)
+    if attempt.first_output_ms and not attempt.waited and attempt.offer.task == CHAT:
+        took_s = (attempt.first_output_ms - attempt.begun_ms) / 1000
+        pace.note_prefill(attempt.input_tokens_computed, took_s)

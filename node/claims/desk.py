@@ -2,10 +2,11 @@
 
 Theory of operation. Each delivery count that a gateway signs for an attempt is noted in a journal,
 with the node's receipt. What was noted stays until the ledger says that the hold has ended: asked
-in batches, a minute after an attempt ended, or soon after the gateway's session was lost. A gateway
-that lives has settled by then. If the hold is open the node claims; the ledger pays the claim at
-the hold's end unless the gateway settles before. If the gateway settled less than it had
-countersigned, the node hands its proof in, and the ledger records that against the gateway.
+in batches, a minute after an attempt ended, soon after the gateway's session was lost, and before
+the node ends. A gateway that lives has settled by then. If the hold is open the node claims; the
+ledger pays the claim at the hold's end unless the gateway settles before. If the gateway settled
+less than it had countersigned, the node hands its proof in, and the ledger records that against the
+gateway.
 
 No job waits for any of this: a bootstrap that does not answer is asked again later.
 """
@@ -13,7 +14,7 @@ No job waits for any of this: a bootstrap that does not answer is asked again la
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import trio
@@ -28,6 +29,8 @@ from node.limits import (
     CLAIM_PAID_WAIT_S,
     CLAIM_RETRY_S,
     OWED_FLUSH_S,
+    SETTLE_UP_INTERVAL_S,
+    SETTLE_UP_S,
 )
 from p2p.claim_messages import (
     CLAIM,
@@ -164,6 +167,29 @@ class ClaimDesk:
                 paid = standings.input_tokens[place], standings.output_tokens[place]
                 await self._see_to(owed, standings.states[place], *paid)
 
+    async def settle_up(self, is_here: Callable[[PeerId], bool]) -> None:
+        """Before the node ends: learn what the gateways that are still here have settled.
+
+        Returns when they owe nothing more, or after SETTLE_UP_S; what is left is asked about, and
+        claimed, when the node runs again.
+        """
+        with trio.move_on_after(SETTLE_UP_S):
+            while True:
+                owed = [one for one in self._journal.owed().values() if is_here(one.gateway_id)]
+                batch = [one for one in owed if not one.claimed][:HOLDS_PER_QUERY_MAX]
+                if not batch:
+                    return
+                try:
+                    standings = await self._ask(batch)
+                except P2PError as error:
+                    log.warning("nobody says how %d holds stand: %s", len(owed), error)
+                    return
+                for place, one in enumerate(batch):
+                    paid = standings.input_tokens[place], standings.output_tokens[place]
+                    if standings.states[place] == "captured" and _is_paid(one.count, *paid):
+                        self._journal.done(one.key)
+                await trio.sleep(SETTLE_UP_INTERVAL_S)
+
     async def _ask(self, batch: Sequence[Owed]) -> HoldStandings:
         holds = tuple(owed.claim.hold_id for owed in batch)
         query = HoldQuery(holds, tuple(owed.lease_id for owed in batch))
@@ -183,7 +209,7 @@ class ClaimDesk:
         if state == "unknown" and self._clock_ms() < owed.expires_ms:
             self._later([owed])  # this bootstrap may not have it yet
             return
-        paid = input_tokens >= count.input_tokens and output_tokens >= count.output_tokens
+        paid = _is_paid(count, input_tokens, output_tokens)
         if state in ("captured", "claimed") and paid:
             if owed.claimed:
                 by = "the claim" if state == "claimed" else "the gateway after all"
@@ -257,6 +283,10 @@ def _payment(attempt: Attempt) -> tuple[int, Signed | None]:
             assert attempt.lease is not None
             return attempt.lease.expires_ms, hold
     return attempt.offer.deadline_ms, None
+
+
+def _is_paid(count: DeliveryCount, input_tokens: int, output_tokens: int) -> bool:
+    return input_tokens >= count.input_tokens and output_tokens >= count.output_tokens
 
 
 def _ms(seconds: float) -> int:

@@ -23,16 +23,31 @@ _GAUGES = {
     "tokens_per_second": "Output of all sequences over the recent busy time.",
     "batch_fill": "Output tokens for each step of the runtime.",
     "claims_waiting": "Receipts that the ledger has not acknowledged yet.",
-    "runtime_ready": "1 while the runtime answers.",
+    "runtime_ready": "1 while the runtime of at least one model answers.",
     "draining": "1 while no new jobs are taken.",
 }
 _COUNTERS = {
     "jobs_done": "Jobs that ended, since the node started.",
-    "runtime_restarts": "Times that the runtime was started again.",
-    "steps": "Steps of this runtime.",
-    "prefill_tokens": "Input tokens that this runtime computed.",
-    "cached_tokens": "Input tokens that this runtime had in its cache.",
-    "output_tokens": "Tokens that this runtime generated.",
+    "runtime_restarts": "Times that a runtime was started again after it died.",
+    "steps": "Steps of all runtimes.",
+    "prefill_tokens": "Input tokens that were computed.",
+    "cached_tokens": "Input tokens that were in the cache.",
+    "output_tokens": "Tokens that were generated.",
+    "refused": "Offers that were refused.",
+}
+_MODEL_GAUGES = {
+    "loaded": "1 while a job could start at once.",
+    "jobs": "Jobs of this model, waiting ones included.",
+    "slots": "Jobs of this model that can run at once.",
+    "tokens_per_second": "Output of this model over its recent busy time.",
+    "memory_bytes": "Memory that this model counts as taking.",
+}
+_MODEL_COUNTERS = {
+    "restarts": "Times that its runtime was started again after it died.",
+    "loads": "Times that it was loaded.",
+    "prefill_tokens": "Input tokens of this model that were computed.",
+    "cached_tokens": "Input tokens of this model that were in the cache.",
+    "output_tokens": "Tokens of this model that were generated.",
 }
 
 
@@ -56,11 +71,22 @@ class StatusCollector(Collector):
             if (amount := getattr(status, name)) is not None:
                 text = "What the account earned (microcredits), as the ledger said last."
                 yield GaugeMetricFamily(f"resultity_node_{name}_microcredits", text, amount)
-        model = GaugeMetricFamily(
-            "resultity_node_model_active", "1 while it may be served.", labels=["model", "state"]
-        )
-        model.add_metric([status.model, status.model_state], status.model_state == "active")
-        yield model
+        yield from _of_models(status)
+
+
+def _of_models(status: NodeStatus) -> Iterator[Metric]:
+    """One series for each model, by its name, of which a node has a bounded number."""
+    prefix = "resultity_node_model"
+    active = GaugeMetricFamily(f"{prefix}_active", "1 while it may be served.", labels=["model"])
+    for model in status.models:
+        active.add_metric([model.name], model.state == "active")
+    yield active
+    for kind, texts in ((GaugeMetricFamily, _MODEL_GAUGES), (CounterMetricFamily, _MODEL_COUNTERS)):
+        for name, text in texts.items():
+            family = kind(f"{prefix}_{name}", text, labels=["model"])
+            for model in status.models:
+                family.add_metric([model.name], float(getattr(model, name)))
+            yield family
 
 
 @contextmanager

@@ -4,20 +4,56 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from node.agent.schedule import show_moment
 from p2p.errors import MalformedError
 
 FORMAT = "resultity/node-status/1"
 
 
 @dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """One model of a node. Counters are over all its runtimes since the node started.
+
+    `loaded`: a job could start now without waiting for a runtime. `memory_bytes`: what it counts as
+    taking, 0 while it is not loaded. `step_costs_us`: what a step of so many sequences was measured
+    to take; `notes`: what its runtime could not have as it was asked for.
+    """
+
+    name: str
+    digest: str
+    state: str
+    reason: str
+    verified: bool
+    loaded: bool
+    slots: int
+    jobs: int
+    tokens_per_second: float
+    restarts: int
+    loads: int
+    memory_bytes: int
+    steps: int
+    prefill_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    mode: str = ""
+    threads: int = 0
+    gpu_layers: int = 0
+    build: str = ""
+    step_costs_us: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """A node at one moment. Times in milliseconds since 1970, amounts in microcredits.
 
-    Counters count since the process (the runtime's: since its runtime) started. `batch_fill` is the
-    mean number of sequences in a step. Earnings are what the ledger said last, None before.
+    Counters are over all models since the process started. `batch_fill` is the mean number of
+    sequences in a step. Earnings are what the ledger said last, None before. `model` names all
+    models, `model_state` is the best of their states. `refused_recently`: offers of the last five
+    minutes. `opens_ms`: when the node's hours begin; None while they last.
     """
 
     network: str
@@ -49,6 +85,14 @@ class NodeStatus:
     output_tokens: int
     earned: int | None = None
     earned_unmatured: int | None = None
+    models: tuple[ModelStatus, ...] = ()
+    memory_bytes_max: int | None = None
+    refused: int = 0
+    refused_recently: int = 0
+    last_refusal: str = ""
+    opens_ms: int | None = None
+    hardware: str = ""
+    reach: str = ""
     format: str = FORMAT
 
     @property
@@ -64,12 +108,26 @@ class NodeStatus:
         reasons = (
             (self.draining, "it is draining: it takes no new jobs"),
             (not self.bootstrap, "no bootstrap can be reached"),
-            (not self.runtime_ready, "the runtime is starting"),
-            (self.model_state == "inactive", "the network does not approve its model (any more)"),
-            (self.model_state != "active", f"its model is {self.model_state}"),
+            (self.opens_ms is not None, f"outside its hours: {self._opening}"),
+            (self.model_state == "none", "it has no models"),
+            (self.model_state != "active", f"no model is active: {self._why_not_active}"),
             (not self.gateways, "no gateway has a session with it"),
+            (
+                bool(self.refused_recently),
+                f"it refused {self.refused_recently} offers in the last minutes, the last one "
+                f"because of {self.last_refusal}",
+            ),
         )
         return next((text for holds, text in reasons if holds), "no gateway has a job for it")
+
+    @property
+    def _opening(self) -> str:
+        return f"it works again at {show_moment(self.opens_ms or 0)}"
+
+    @property
+    def _why_not_active(self) -> str:
+        found = (f"{model.name} is {model.state} ({model.reason})" for model in self.models)
+        return "; ".join(found) or f"its model is {self.model_state}"
 
     def to_json(self) -> bytes:
         """Give the status as it is kept in the data folder."""
@@ -82,6 +140,10 @@ def read_status(path: Path) -> NodeStatus:
     try:
         content = json.loads(path.read_bytes())
         names = {field.name for field in dataclasses.fields(NodeStatus)}
+        content["models"] = tuple(
+            ModelStatus(**{**model, "notes": tuple(model.get("notes", ()))})
+            for model in content.get("models", ())
+        )
         status = NodeStatus(**{name: value for name, value in content.items() if name in names})
     except (ValueError, TypeError, AttributeError) as error:
         raise MalformedError(f"{path} is not a node's status") from error

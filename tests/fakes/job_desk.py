@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 import trio
 import trio.testing
 
-from node.agent.sessions import Agent
+from node.agent.admission_rules import NO_RULES, OperatorRules
+from node.agent.agent import Agent
+from node.agent.runtime_port import JobSink, PreparedJob, WorkFacts
 from node.errors import NodeError
-from node.runtime_process import JobSink, PreparedJob
 from p2p.certificates import Chain, verify_chain
 from p2p.codec import Message
 from p2p.configuration_book import ConfigurationBook
@@ -34,13 +35,13 @@ from p2p.prices import charge
 from p2p.signing import KeyPair, Signed
 from p2p.types import NetworkId, Role
 from tests.fakes.clocks import START_MS, FakeClock
+from tests.fakes.served_models import FakeModel, FakeModels
 from tests.fakes.streams import MemoryStream, stream_pair
 from tests.fakes.trust import (
     BOOTSTRAP,
     GATEWAY,
     MODEL,
     MODEL_DIGEST,
-    MODEL_ID,
     NETWORK,
     NODE,
     book_with,
@@ -55,6 +56,9 @@ REQUEST = b'{"messages": []}'
 T = TypeVar("T", bound=Message)
 
 
+WORK = WorkFacts("a build 0123", "reproducible", bytes([3]) * 32)
+
+
 @dataclass
 class FakeRuntime:
     """A `node.agent.sessions.Runtime` whose output is given by the test."""
@@ -63,9 +67,12 @@ class FakeRuntime:
     input_tokens: int = INPUT_TOKENS
     hold_back: trio.Event | None = None
     prepared: dict[int, tuple[bytes, int, int, tuple[int, ...]]] = field(default_factory=dict)
+    asked: dict[int, tuple[str, bytes]] = field(default_factory=dict)
+    """Task and cache scope."""
     sinks: dict[int, JobSink] = field(default_factory=dict)
     cancelled: list[int] = field(default_factory=list)
     ends_by_itself: bool = True
+    work: WorkFacts = WORK
 
     async def prepare(
         self,
@@ -75,6 +82,7 @@ class FakeRuntime:
         seed: int,
         resume_tokens: tuple[int, ...],
         cache_scope: bytes,
+        task: str = "chat",
     ) -> PreparedJob:
         await trio.lowlevel.checkpoint()
         if self.hold_back is not None:
@@ -83,7 +91,8 @@ class FakeRuntime:
             raise self.error
         number = len(self.prepared) + 1
         self.prepared[number] = (request, output_tokens_max, seed, resume_tokens)
-        return PreparedJob(number, self.input_tokens, output_tokens_max)
+        self.asked[number] = (task, cache_scope)
+        return PreparedJob(number, self.input_tokens, output_tokens_max, self.work)
 
     def start(self, number: int, sink: JobSink) -> None:
         assert number not in self.sinks
@@ -103,25 +112,24 @@ class FakeRuntime:
 class Desk:
     """A node's agent with one gateway's session, and the gateway's hands."""
 
-    def __init__(self, *, slots: int = 2, queue_jobs_max: int = 2) -> None:
+    def __init__(
+        self, *, slots: int = 2, queue_jobs_max: int = 2, rules: OperatorRules = NO_RULES
+    ) -> None:
         self.clock = FakeClock()
         self.runtime = FakeRuntime()
         self.book: ConfigurationBook = book_with()
         self.membership = self._membership()
-        self.active = True
+        self.model = FakeModel(self.runtime, slots)
+        self.models = FakeModels([self.model])
         self.agent = Agent(
             key_pair=NODE,
             network=NETWORK,
             membership=self.membership,
             configuration=self.book,
-            runtime=self.runtime,
-            model_digest=MODEL_DIGEST,
-            model_id=MODEL_ID,
-            slots=slots,
+            models=self.models,
             queue_jobs_max=queue_jobs_max,
-            active=lambda: self.active,
-            tokens_per_second=lambda: 12.5,
             clock_ms=self.clock,
+            rules=rules,
         )
         self.received: list[Message] = []
         self.error: P2PError | None = None

@@ -36,6 +36,7 @@ from p2p.job_messages import (
 from p2p.lease_messages import Lease, LeasedHold, LeaseVoucherFrame
 from p2p.ledger_messages import Voucher
 from p2p.link import Link
+from p2p.logprob_messages import TokenLogprob, TopLogprob
 from p2p.network import Stream
 from p2p.signing import KeyPair, Signed, open_signed
 from p2p.types import NetworkId, public_key_of
@@ -56,6 +57,8 @@ class Script:
         hold_back: wait for this event before each frame.
         forge: changes a receipt before it is signed.
         input_tokens: what the accept says.
+        lengths: how many words choices have, where it is not all of them.
+        logprobs: give them to those who ask.
     """
 
     words: Sequence[str] = WORDS
@@ -71,6 +74,8 @@ class Script:
     forge_signature: bool = False
     accept: bool = True
     output_before_voucher: bool = False
+    lengths: dict[int, int] = field(default_factory=dict)
+    logprobs: bool = True
 
 
 @dataclass(slots=True)
@@ -235,6 +240,12 @@ class FakeNode:
         if seen.cancelled.is_set() and link.is_open:
             link.send(EndFrame(frame.number, "cancelled", ""))
 
+    def output_of(
+        self, offer: Offer, offer_hash: bytes, script: Script, request: dict[str, Any]
+    ) -> NodeOutput:
+        """What is said to an offer, step by step."""
+        return NodeOutput(self, offer, offer_hash, script, request)
+
     async def _run(self, frame: OfferFrame, seen: JobSeen, script: Script, link: Link) -> None:
         number, offer = frame.number, seen.offer
         if script.refuse:
@@ -249,18 +260,17 @@ class FakeNode:
         link.send(AcceptFrame(number, self.key_pair.sign(self.network, accept)))
         if not script.output_before_voucher:
             await seen.voucher.wait()
-        words = list(script.words)[len(offer.resume_tokens) : offer.output_tokens_max]
-        state = _Output(self, offer, offer_hash, script)
-        count = len(words) if script.stop_after is None else min(script.stop_after, len(words))
-        for start in range(0, count, script.batch):
+        state = self.output_of(offer, offer_hash, script, seen.request)
+        for start in range(0, state.count, script.batch):
             if script.hold_back is not None:
                 await script.hold_back.wait()
             if script.pause_s:
                 await trio.sleep(script.pause_s)
-            part = words[start : min(start + script.batch, count)]
-            first = len(offer.resume_tokens) + start
-            link.send(state.frame(number, tuple(range(first, first + len(part))), "".join(part)))
-            seen.sent_tokens += len(part)
+            for choice in state.choices:
+                frame = state.frame(number, choice, start, start + script.batch)
+                if frame is not None:
+                    link.send(frame)
+                    seen.sent_tokens += len(frame.token_ids)
         if script.then == "drop":
             await trio.sleep(0.05)  # let the frames leave
             await link._stream.reset()
@@ -269,26 +279,76 @@ class FakeNode:
         elif script.then == "fail":
             link.send(EndFrame(number, "failed", "the runtime died", state.receipt(True, "failed")))
         else:
-            whole = len(offer.resume_tokens) + len(words) < len(script.words)
-            outcome = "length" if whole else "stop"
+            outcome = state.outcome
             link.send(EndFrame(number, outcome, "", state.receipt(True, outcome)))
 
 
-class _Output:
-    """The running receipt of one attempt."""
+class NodeOutput:
+    """The output and the running receipt of one attempt."""
 
-    def __init__(self, node: FakeNode, offer: Offer, offer_hash: bytes, script: Script) -> None:
+    def __init__(
+        self,
+        node: FakeNode,
+        offer: Offer,
+        offer_hash: bytes,
+        script: Script,
+        request: dict[str, Any],
+    ) -> None:
         self.node = node
         self.offer = offer
         self.offer_hash = offer_hash
         self.script = script
+        self.request = request
         self.hash = OUTPUT_HASH_START
         self.tokens = 0
+        self.resumed = dict.fromkeys(range(offer.choices), 0)
+        self.resumed[0] = len(offer.resume_tokens)
+        for known in offer.resume_choices:
+            if known.finish:
+                del self.resumed[known.choice]
+            else:
+                self.resumed[known.choice] = len(known.token_ids)
+        self.choices = list(self.resumed)
+        each = offer.output_tokens_max // offer.choices
+        self.words = {
+            choice: choice_words(script.words, choice)[
+                begin : min(each, script.lengths.get(choice, each))
+            ]
+            for choice, begin in self.resumed.items()
+        }
+        self.outcome = "length" if each < len(script.words) else "stop"
+        longest = max(map(len, self.words.values()), default=0)
+        self.count = longest if script.stop_after is None else min(script.stop_after, longest)
 
-    def frame(self, number: int, token_ids: tuple[int, ...], text: str) -> OutputFrame:
-        self.hash = next_output_hash(self.hash, token_ids, text)
+    def frame(self, number: int, choice: int, start: int, end: int) -> OutputFrame | None:
+        """The output of one choice from `start` on; None if there is none."""
+        words = self.words[choice][start : min(end, self.count)]
+        if not words:
+            return None
+        offer, first = self.offer, self.resumed[choice] + start
+        token_ids, text = tuple(range(first, first + len(words))), "".join(words)
+        several = offer.choices > 1
+        self.hash = next_output_hash(self.hash, token_ids, text, choice if several else None)
         self.tokens += len(token_ids)
-        return OutputFrame(number, token_ids, text, self.receipt(False, ""))
+        is_last = start + len(words) == len(self.words[choice])
+        return OutputFrame(
+            number,
+            token_ids,
+            text,
+            self.receipt(False, ""),
+            self._logprobs(words, token_ids),
+            choice,
+            self.outcome if several and is_last else "",
+        )
+
+    def _logprobs(self, words: Sequence[str], ids: Sequence[int]) -> tuple[TokenLogprob, ...]:
+        if not (self.request.get("logprobs") and self.script.logprobs):
+            return ()
+        count = self.request.get("top_logprobs", 0)
+        return tuple(
+            TokenLogprob(word.encode(), -token / 4, tuple(fake_alternatives(count)))
+            for word, token in zip(words, ids, strict=True)
+        )
 
     def receipt(self, final: bool, finish_reason: str) -> Signed:
         offer = self.offer
@@ -316,3 +376,13 @@ class _Output:
         if self.script.forge_signature:
             return Signed(signed.body, signed.signer, bytes(64))
         return signed
+
+
+def choice_words(words: Sequence[str], choice: int) -> list[str]:
+    """The answer of one choice: choice 0 is the script's, the others bear their number."""
+    return [f"{choice}{word}" if choice else word for word in words]
+
+
+def fake_alternatives(count: int) -> list[TopLogprob]:
+    """The likeliest tokens at each place of a scripted answer."""
+    return [TopLogprob(token, b"top%d" % token, -1.0 - token) for token in range(count)]

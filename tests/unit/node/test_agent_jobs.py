@@ -69,6 +69,9 @@ async def test_a_job_from_offer_to_receipt() -> None:
         assert (receipt.offer_hash, receipt.gateway_id) == (signed_offer.digest(), GATEWAY.peer_id)
         assert (receipt.request_hash, receipt.model_digest) == (offer.request_hash, MODEL_DIGEST)
         assert (receipt.model_id, receipt.started_ms) == (MODEL_ID, START_MS)
+        work = desk.runtime.work
+        assert (receipt.build, receipt.mode) == (work.build, "reproducible")
+        assert receipt.sampling_hash == work.sampling_hash
         assert desk.agent.jobs == 0
         assert desk.agent.jobs_done == 1
 

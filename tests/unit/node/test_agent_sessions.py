@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 
+from node.agent.runtime_port import ModelState
 from node.limits import LOAD_REPORT_INTERVAL_S, SESSION_ATTEMPTS_MAX
 from p2p.codec import Message, encode_messages
 from p2p.job_messages import (
@@ -111,7 +112,7 @@ async def test_rules_are_asked(changes: dict[str, Any], code: str) -> None:
 
 async def test_a_node_that_leaves_or_cannot() -> None:
     async with Desk().session() as desk:
-        desk.active = False
+        desk.model.state = ModelState.PENDING
         desk.send_offer(desk.offer(1), 1)
         assert (await desk.next(RefuseFrame)).code == "runtime"
         desk.agent.draining = True

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
 from node.agent.attempt import AttemptState
 from node.claims import journal as journal_module
@@ -19,6 +21,7 @@ from node.limits import (
     CLAIM_BEFORE_EXPIRY_S,
     CLAIM_PAID_WAIT_S,
     CLAIM_RETRY_S,
+    SETTLE_UP_S,
 )
 from p2p.claim_messages import CLAIM, Claim, ClaimResult, HoldQuery, HoldStandings
 from p2p.codec import decode_message, encode_message
@@ -141,6 +144,15 @@ async def test_a_lost_gateways_jobs_are_claimed_and_followed_to_the_end(scene: S
         scene.ledger.states[attempt.hold_id] = ("claimed", 10, 20)
     await scene.after(900 + CLAIM_PAID_WAIT_S)
     assert len(scene.journal) == 0
+
+
+async def test_an_answer_without_output_tokens_is_claimed_for_its_input(scene: Scene) -> None:
+    attempt, paid = scene.attempt(0), scene.attempt(0)
+    scene.note(attempt, final=True)
+    scene.note(paid, final=True)
+    scene.ledger.states[paid.hold_id] = ("captured", 10, 0)
+    await scene.after(CLAIM_AFTER_END_S)
+    assert [item.hold_id for item in scene.ledger.claims] == [attempt.hold_id]
 
 
 async def test_a_running_job_is_not_asked_about_until_its_deadline_is_long_over(
@@ -288,3 +300,43 @@ async def test_the_journal_is_bounded(scene: Scene, monkeypatch: pytest.MonkeyPa
     assert scene.path.stat().st_size < 20_000
     await scene.after(1)
     assert len(scene.desk._due_ms) == 3
+
+
+async def test_before_it_ends_a_node_learns_what_was_settled(
+    scene: Scene, autojump_clock: trio.testing.MockClock
+) -> None:
+    paid, late, gone = scene.attempt(), scene.attempt(), scene.attempt()
+    for attempt in (paid, late, gone):
+        scene.note(attempt, final=True)
+    scene.ledger.states[paid.hold_id] = ("captured", 10, 20)
+
+    async def settle_late() -> None:
+        await trio.sleep(1)
+        scene.ledger.states[late.hold_id] = ("captured", 10, 20)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(settle_late)
+        with trio.fail_after(4):
+            gateway = GATEWAY.peer_id
+            await scene.desk.settle_up(lambda peer: peer == gateway and not _only(scene, gone))
+    assert _only(scene, gone)
+    # Nothing was claimed: the gateway may still settle. One that is away is not waited for.
+    assert scene.ledger.claims == []
+    asked = len(scene.ledger.asked)
+    await scene.desk.settle_up(lambda peer: False)
+    assert len(scene.ledger.asked) == asked
+    before = trio.current_time()
+    await scene.desk.settle_up(lambda peer: True)
+    assert trio.current_time() - before == SETTLE_UP_S
+    scene.ledger.error = PeerUnavailableError("away")
+    await scene.desk.settle_up(lambda peer: True)
+    assert _only(scene, gone)
+    # Paid less than it countersigned: that is for the next run to prove.
+    scene.ledger.error = None
+    scene.ledger.states[gone.hold_id] = ("captured", 10, 19)
+    await scene.desk.settle_up(lambda peer: True)
+    assert _only(scene, gone)
+
+
+def _only(scene: Scene, attempt: Any) -> bool:
+    return [key[0] for key in scene.journal.owed()] == [attempt.hold_id]

@@ -321,3 +321,23 @@ async def test_it_is_renewed_before_it_ends(
     await trio.sleep(10)
     assert standing.renew_in_s() > LIFE_S * 0.6
     assert load_chain(node.path) == node.membership.chain
+
+
+async def test_with_patience_a_refusal_ends_it_and_so_does_silence(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    node, bootstrap = Node(tmp_path), Admitting()
+    bootstrap.refusal = RefusedError("invite_refused", "invite 00 is used up")
+    async with meeting(node, bootstrap) as (network, addresses):
+        with pytest.raises(RefusedError, match="used up"):
+            await node.standing().join(network, addresses, patience_s=30)
+        assert len(bootstrap.asked) == 1
+        bootstrap.refusal = RefusedError("opening_limit", "later", retry_after_s=600)
+        with pytest.raises(RefusedError, match="later"):
+            await node.standing().join(network, addresses, patience_s=30)
+        bootstrap.refusal = RefusedError("ledger_busy", "busy", retry_after_s=1)
+        with pytest.raises(PeerUnavailableError, match=r"within 30 s: bootstrap .*: busy$"):
+            await node.standing().join(network, addresses, patience_s=30)
+        bootstrap.refusal = None
+        await node.standing().join(network, addresses, patience_s=30)
+        assert node.membership.chain == bootstrap.chain

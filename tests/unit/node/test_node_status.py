@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import urllib.request
 from pathlib import Path
 
@@ -10,13 +11,36 @@ import pytest
 import trio
 import trio.testing
 from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
 
 from node.errors import MetricsPortError
 from node.observation.observer import Observer
-from node.observation.status import NodeStatus, read_status
+from node.observation.status import ModelStatus, NodeStatus, read_status
 from p2p.errors import MalformedError, PeerUnavailableError
 from p2p.ledger_messages import EarningsStatement
+from resultity.node_status import status_table
 
+MODEL = ModelStatus(
+    name="Tiny",
+    digest="00",
+    state="active",
+    reason="",
+    verified=True,
+    loaded=True,
+    slots=4,
+    jobs=1,
+    tokens_per_second=12.5,
+    restarts=2,
+    loads=1,
+    memory_bytes=5_000_000,
+    steps=10,
+    prefill_tokens=70,
+    cached_tokens=30,
+    output_tokens=25,
+)
+ASLEEP = dataclasses.replace(
+    MODEL, name="Other", state="failed", reason="its file was changed", loaded=False, jobs=0
+)
 STATUS = NodeStatus(
     network="test-" + "0" * 32,
     peer_id="12D3KooWnode",
@@ -45,6 +69,7 @@ STATUS = NodeStatus(
     prefill_tokens=70,
     cached_tokens=30,
     output_tokens=25,
+    models=(MODEL, ASLEEP),
 )
 
 
@@ -55,9 +80,14 @@ STATUS = NodeStatus(
         ({"jobs_waiting": 1, "bootstrap": ""}, ""),
         ({}, "no gateway has a job"),
         ({"gateways": 0}, "no gateway has a session"),
-        ({"model_state": "failed", "gateways": 0}, "failed"),
-        ({"model_state": "inactive"}, "does not approve"),
-        ({"runtime_ready": False, "model_state": "pending"}, "runtime is starting"),
+        ({"model_state": "failed", "models": (ASLEEP,), "gateways": 0}, "its file was changed"),
+        ({"model_state": "inactive", "models": ()}, "its model is inactive"),
+        ({"model_state": "none", "models": ()}, "no models"),
+        ({"opens_ms": 0, "model_state": "failed"}, "works again at 1970-01-01 00:00 UTC"),
+        ({"refused_recently": 3, "last_refusal": "price_too_low: 5"}, "3 offers"),
+        ({"refused_recently": 3, "last_refusal": "price_too_low: 5"}, "price_too_low: 5"),
+        ({"refused_recently": 3, "jobs_running": 1}, ""),
+        ({"runtime_ready": False}, "no gateway has a job"),
         ({"bootstrap": "", "runtime_ready": False}, "no bootstrap"),
         ({"draining": True, "bootstrap": ""}, "draining"),
     ],
@@ -139,8 +169,31 @@ async def test_prometheus_sees_what_the_operator_sees(tmp_path: Path) -> None:
         assert found["resultity_node_jobs_done_total"] == 3
         assert found["resultity_node_batch_fill"] == 2.5
         assert found["resultity_node_cached_tokens_total"] == 30
-        assert found["resultity_node_model_active"] == 1
+        of_models = {
+            (sample.name.removeprefix("resultity_node_model_"), sample.labels["model"]): sample
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.labels
+        }
+        assert all(set(sample.labels) == {"model"} for sample in of_models.values())
+        assert of_models["active", "Tiny"].value == 1
+        assert of_models["active", "Other"].value == 0
+        assert of_models["restarts_total", "Tiny"].value == 2
+        assert of_models["memory_bytes", "Tiny"].value == 5_000_000
+        assert found["resultity_node_refused_total"] == 0
         second = Node(tmp_path / "second.json")
         with pytest.raises(MetricsPortError, match=str(port)):
             await second.observer.serve_metrics(port)
         nursery.cancel_scope.cancel()
+
+
+def test_every_model_is_shown_with_its_reason() -> None:
+    shown = io.StringIO()
+    table = status_table("node", dataclasses.replace(STATUS, memory_bytes_max=8 * 10**9), 61_000)
+    Console(file=shown, width=200).print(table)
+    text = shown.getvalue()
+    assert "Tiny, active, 1 jobs on 4 slots, 12.5 tokens/s" in text
+    assert "Other, failed (its file was changed)" in text
+    assert "0.01 of 8.00 GB for models" in text
+    assert "30 % of the input" in text
+    assert "2.50 a step" in text

@@ -1,0 +1,29 @@
+"""Owns what the operator is told of refused offers: how many, of which kind, and the last one."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+RECENT_S = 300.0
+RECENT_MAX = 1000
+
+
+class RefusalLog:
+    """Counts refusals by code, and remembers those of the last minutes."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.counts: Counter[str] = Counter()
+        self.last_reason = ""
+        self._recent: deque[tuple[int, str]] = deque(maxlen=RECENT_MAX)
+
+    def note(self, code: str, reason: str, now_ms: int) -> None:
+        """An offer was refused."""
+        self.counts[code] += 1
+        self.last_reason = f"{code}: {reason}"
+        self._recent.append((now_ms, code))
+
+    def recent(self, now_ms: int) -> Counter[str]:
+        """The codes of the last five minutes."""
+        first_ms = now_ms - int(RECENT_S * 1000)
+        return Counter(code for at_ms, code in self._recent if at_ms >= first_ms)

@@ -1,0 +1,1 @@
+"""The models that a node serves: from their files to running runtimes, within its memory."""
