@@ -22,6 +22,7 @@ from gateway.bridge import Bridge
 from gateway.errors import GatewaySetupError
 from gateway.http.server import HttpServer, bind_http_socket
 from gateway.limits import CONNECTIONS_MAX, STOP_RETURN_S, STOP_SETTLE_S
+from gateway.peer.announcing import Announcer
 from gateway.peer.discovery import (
     fetch_adverts,
     follow_adverts,
@@ -86,6 +87,11 @@ class Peer:
     membership: Membership
     chain: Chain
     clock_ms: Clock
+
+    def is_bootstrap(self, peer_id: PeerId) -> bool:
+        """Whether a connected peer is a certified bootstrap."""
+        certificate = self.membership.certificate_of(peer_id)
+        return certificate is not None and certificate.role is Role.BOOTSTRAP
 
 
 async def run(
@@ -189,8 +195,10 @@ async def _open_network(settings: GatewaySettings, peer: Peer) -> AsyncIterator[
         gate=peer.membership,
         record_check=check,
         listen_addresses=choose_listen_addresses(settings.listen, port_file),
+        announce_addresses=settings.announce or None,
     ) as network:
-        remember_port(network.addresses(), port_file)
+        if not settings.announce:  # what is announced is not where we listen
+            remember_port(network.addresses(), port_file)
         yield network
 
 
@@ -198,8 +206,7 @@ def _make_uplink(
     settings: GatewaySettings, peer: Peer, network: Network, registry: Registry
 ) -> Uplink:
     async def greeting(link: CallLink) -> None:
-        certificate = peer.membership.certificate_of(link.link.remote)
-        if certificate is None or certificate.role is not Role.BOOTSTRAP:
+        if not peer.is_bootstrap(link.link.remote):
             raise UntrustedError("this peer is not a certified bootstrap")
         await fetch_configuration(link, peer.configuration)
         await fetch_adverts(link, registry)
@@ -207,10 +214,24 @@ def _make_uplink(
     return Uplink(network, settings.bootstraps, greeting=greeting)
 
 
+def _announcer(
+    settings: GatewaySettings, peer: Peer, network: Network, uplink: Uplink
+) -> Announcer:
+    # What an operator announces is what can be dialled: only listening has to be looked into.
+    announced = settings.announce and settings.reachable == "auto"
+    return Announcer(
+        network,
+        uplink,
+        peer.key_pair,
+        peer.chain,
+        reachable="yes" if announced else settings.reachable,
+        clock_ms=peer.clock_ms,
+    )
+
+
 def _make_ledger(peer: Peer, uplink: Uplink) -> LedgerPort:
     def trusts(public_key: bytes) -> bool:
-        certificate = peer.membership.certificate_of(peer_id_from_public_key(public_key))
-        return certificate is not None and certificate.role is Role.BOOTSTRAP
+        return peer.is_bootstrap(peer_id_from_public_key(public_key))
 
     def leases(call: Call) -> LeaseClient:
         return LeaseClient(call, peer.key_pair, peer.network, peer.clock_ms, trusts=trusts)
@@ -279,6 +300,7 @@ async def serve(
             nursery.start_soon(follow_configuration, network, peer.configuration)
             nursery.start_soon(enforce_bans, network, peer.configuration, peer.membership)
             nursery.start_soon(follow_adverts, network, registry)
+            nursery.start_soon(_announcer(settings, peer, network, uplink).run)
             nursery.start_soon(watch.run, network, uplink, settings.mirrors)
             nursery.start_soon(search_directory, network, registry, peer.configuration)
             await nursery.start(http.run)
@@ -327,7 +349,7 @@ def _make_services(
         key_rates=KeyRates(now_s=trio.current_time),
         ledger=ledger,
         registry=registry,
-        sessions=Sessions(network, registry),
+        sessions=Sessions(network, registry, peer.is_bootstrap),
         settlement=settlement,
         leases=leases,
         clock_ms=peer.clock_ms,

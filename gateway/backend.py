@@ -3,6 +3,7 @@ trio."""
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +80,11 @@ class Backend:
     def random_bytes(self, size_bytes: int) -> bytes:
         """Fresh random bytes (thread-safe)."""
         return self._services.random_bytes(size_bytes)
+
+    def today(self) -> datetime.date:
+        """The day in UTC (thread-safe)."""
+        now_s = self._services.clock_ms() / 1000
+        return datetime.datetime.fromtimestamp(now_s, datetime.UTC).date()
 
     def submit(self, job: ChatJob) -> Pipe[JobEvent]:
         """Start a job. Raises: StoppingError."""

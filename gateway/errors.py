@@ -4,6 +4,8 @@ GatewayError
 ├── RequestError             the client must change its request (the hold, if any, is released)
 │   ├── InvalidRequestError      400 invalid_request_error
 │   ├── UnsupportedError         400 the network cannot do this (names the parameter)
+│   ├── UnverifiedModelError     400 unverified_model (how to accept it)
+│   ├── WrongTaskError           400 model_task_mismatch (chat with an embeddings model, ...)
 │   ├── ContextLengthError       400 context_length_exceeded (both numbers)
 │   ├── AuthenticationError      401 invalid_api_key
 │   ├── NotAllowedError          403 the key does not allow this
@@ -87,6 +89,18 @@ class UnsupportedError(RequestError):
     """The network cannot do what a parameter asks for."""
 
     code = "unsupported_parameter"
+
+
+class UnverifiedModelError(RequestError):
+    """Nobody can verify the model, and the request does not accept that."""
+
+    code = "unverified_model"
+
+
+class WrongTaskError(RequestError):
+    """The model is not for this endpoint."""
+
+    code = "model_task_mismatch"
 
 
 class ContextLengthError(RequestError):

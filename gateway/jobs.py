@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.errors import GatewayError
 from p2p.api_keys import ApiKey
+from p2p.embeddings import CHAT
+from p2p.logprob_messages import TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +19,7 @@ class RequestSize:
     text_bytes: int
     messages: int
     tools_bytes: int = 0
+    images: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,12 @@ class ChatJob:
         seed: 32 bits; the same for all attempts, so that a continuation draws the same.
         needs_images: whether a message has image parts.
         source: the client's address as the HTTP server sees it; it never leaves the gateway.
+        choices: how many answers; `max_tokens` is for each of them.
+        top_logprobs: how many of the likeliest tokens are told with each token's logprob; None: no
+            logprobs.
+        task: `chat` or `embeddings` (p2p.embeddings); `size.messages` are the inputs then.
+        dimensions: to how many numbers its vectors are to be cut, or None.
+        accept_unverified: whether a model that nobody can verify may answer.
     """
 
     job_id: bytes
@@ -41,6 +52,11 @@ class ChatJob:
     seed: int
     needs_images: bool = False
     source: str = ""
+    choices: int = 1
+    top_logprobs: int | None = None
+    task: str = CHAT
+    dimensions: int | None = None
+    accept_unverified: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +71,30 @@ class ReceiptNote:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """Some output: text (may be empty while a character is incomplete) and its number of tokens."""
+    """Some output of one choice: text (may be empty while a character is incomplete), its number of
+    tokens, and their logprobs if they were asked for."""
 
     text: str
     tokens: int
+    choice: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How one choice ended. `text` and `logprobs` are the whole answer's if the job does not
+    stream, else empty."""
+
+    finish_reason: str
+    text: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The answer is complete. `text` is the whole answer if the job does not stream, else empty."""
+    """All choices are complete. Tokens are counted in sum."""
 
-    finish_reason: str
-    text: str
+    choices: tuple[Ended, ...]
     input_tokens: int
     output_tokens: int
     note: ReceiptNote
@@ -90,3 +118,11 @@ class ModelCard:
     name: str
     created_s: int
     context_tokens: int
+    verified: bool = True
+    tasks: tuple[str, ...] = (CHAT,)
+
+
+def texts_as_one(texts: Sequence[str]) -> str:
+    """Give the one text that the receipt for several answers is over: a JSON list of theirs,
+    without spaces and without needless escapes."""
+    return json.dumps(list(texts), ensure_ascii=False, separators=(",", ":"))

@@ -51,6 +51,8 @@ TEXT_BYTES_PER_TOKEN_MAX = 512
 TEXT_BYTES_SLACK = 4096
 OUTPUT_TOKENS_PER_JOB_MAX = 65_536
 """What an offer can carry as `resume_tokens`, so that any job can be continued elsewhere."""
+LOGPROBS_PER_JOB_MAX = 131_072
+"""Tokens and their alternatives, which are kept until a whole answer is written: about 20 MB."""
 RETRY_AFTER_S = 2.0
 
 # --- credit -----------------------------------------------------------------------------------
@@ -115,6 +117,14 @@ SESSIONS_MAX = 256
 SESSION_PAUSE_S_MIN = 0.2
 SESSION_PAUSE_S_MAX = 5.0
 """Cut short when the node is heard of again."""
+RELAY_PATIENCE_S = 3.0
+"""A hidden node gets this long to dial us before its relay is used."""
+RETIRED_SESSION_LINGER_S = 1.0
+"""After its last attempt: the last count of what was delivered still goes over it."""
+DIRECT_RETRY_S = 30.0
+"""How often a node that is reached through a relay is dialled directly."""
+REACH_CHECK_INTERVAL_S = 600.0
+"""Routers and addresses change; a new link to a bootstrap asks at once."""
 NODE_PENALTY_S = 15.0
 """A node that lost a job is the last choice for this long (filters keep it only if nobody else is
 left)."""

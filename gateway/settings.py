@@ -11,6 +11,7 @@ from p2p.errors import P2PError
 from p2p.types import NetworkId, parse_network_id
 
 PORT_MAX = 65_535
+REACHABLE_MODES = ("auto", "yes", "no")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,9 @@ class GatewaySettings:
         certificate: file with the gateway's certificate chain (`encode_messages` of its parts).
         http_port: 0 takes a free one.
         mirrors: multiaddresses of mirrors that are asked about the ledger's log.
+        announce: multiaddresses that others are told to dial instead of what is listened on.
+        reachable: whether nodes are told to dial this gateway: `auto` asks the bootstrap to dial
+            back, `yes` and `no` do as they say.
         stop_grace_s: how long running answers may go on after a stop was asked for.
         use_leases: whether jobs may be paid from leases; if not, each gets a hold of its own.
     Raises: GatewaySetupError.
@@ -40,6 +44,8 @@ class GatewaySettings:
     stop_grace_s: float = STOP_GRACE_S
     use_leases: bool = True
     mirrors: tuple[str, ...] = ()
+    announce: tuple[str, ...] = ()
+    reachable: str = "auto"
 
     def __post_init__(self) -> None:
         try:
@@ -48,11 +54,13 @@ class GatewaySettings:
             raise GatewaySetupError(str(error), param="network") from error
         if not self.bootstraps:
             raise GatewaySetupError("a gateway needs at least one bootstrap", param="bootstraps")
-        for address in (*self.bootstraps, *self.listen, *self.mirrors):
+        for address in (*self.bootstraps, *self.listen, *self.mirrors, *self.announce):
             if not address.startswith("/"):
                 raise GatewaySetupError(f"not a multiaddress: {address[:80]!r}")
         if not 0 <= self.http_port <= PORT_MAX:
             raise GatewaySetupError(f"an HTTP port is 0 to {PORT_MAX}, not {self.http_port}")
+        if self.reachable not in REACHABLE_MODES:
+            raise GatewaySetupError(f"reachable must be one of {', '.join(REACHABLE_MODES)}")
         if self.stop_grace_s < 0:
             raise GatewaySetupError("stop_grace_s is at least 0")
 

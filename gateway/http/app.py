@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.backend import Backend
 from gateway.errors import GatewayError
 from gateway.http.chat import ChatEndpoint
+from gateway.http.embeddings import EmbeddingsEndpoint
 from gateway.http.errors import on_exception, on_gateway_error, on_http_exception
 from gateway.http.ledger_courier import LedgerCourier
 from gateway.http.models import ModelEndpoints
@@ -47,6 +48,7 @@ def make_app(backend: Backend) -> FrontDoor:
     app.router.routes.extend(
         [
             Route(CHAT_PATH, chat, methods=["POST"]),
+            Route("/v1/embeddings", EmbeddingsEndpoint(backend), methods=["POST"]),
             Route("/v1/models", models.list, methods=["GET"]),
             Route("/v1/models/{name:path}", models.get, methods=["GET"]),
             Route("/v1/account/balance", models.balance, methods=["GET"]),

@@ -23,14 +23,13 @@ from starlette.types import Receive, Scope, Send
 from gateway.backend import Backend
 from gateway.bridge import Pipe
 from gateway.errors import GatewayError, InternalError
-from gateway.http.call_objects import Call
+from gateway.http.choices import ChoiceReader, Part, calls_of, text_of
 from gateway.http.errors import error_response
+from gateway.http.logprobs import logprobs_in_turns, logprobs_json
 from gateway.http.openai_types import ChatRequest, parse_chat_request
 from gateway.http.requests import api_key_of, read_body
 from gateway.http.sse import ChunkWriter, call_object, error_event, note_of, usage_of
-from gateway.http.tool_calls import Piece, ToolCallParser
-from gateway.http.written_tokens import TokenCounter
-from gateway.jobs import ChatJob, Delta, Done, Failed, JobEvent
+from gateway.jobs import ChatJob, Delta, Done, Ended, Failed, JobEvent, texts_as_one
 from gateway.limits import BODY_BYTES_MAX, CLIENT_WRITE_TIMEOUT_S
 
 log = logging.getLogger(__name__)
@@ -63,7 +62,7 @@ class ChatEndpoint:
                 job_id=job_id,
                 key=key,
                 model=chat.model,
-                request=chat.for_node(),
+                request=chat.for_node(self._backend.today()),
                 body_hash=hashlib.sha256(body).digest(),
                 streaming=bool(chat.stream),
                 size=chat.size(),
@@ -71,6 +70,9 @@ class ChatEndpoint:
                 seed=self._seed(chat),
                 needs_images=chat.has_images(),
                 source=request.client.host if request.client is not None else "",
+                choices=chat.choices,
+                top_logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
+                accept_unverified=chat.accepts_unverified,
             )
             pipe = self._backend.submit(job)
         except ClientDisconnect:
@@ -111,12 +113,7 @@ class Answer:
         self._receive = receive
         self._send = send
         self._created_s = int(time.time())
-        functions = chat.callable_functions()
-        parallel = chat.parallel_tool_calls is not False
-        self._parser = ToolCallParser(functions, parallel=parallel) if functions else None
-        self._calls_written = 0
-        self._texts: list[str] = []
-        """What the parser was given: the text that the receipt is over."""
+        self._choices = [ChoiceReader(chat, index) for index in range(chat.choices)]
         self._headers = [(b"x-request-id", f"req-{self._id}".encode())]
 
     async def run(self) -> None:
@@ -152,62 +149,63 @@ class Answer:
                 await response(self._scope, self._receive, self._send)
                 return
             assert isinstance(event, Done)
-            text = json.dumps(self._body(event), ensure_ascii=False)
-            body = text.encode("utf-8", "replace")
+            body = await self._body(event)
             headers = [_JSON_HEADER, (b"content-length", b"%d" % len(body)), *self._headers]
             start = {"type": "http.response.start", "status": 200, "headers": headers}
             await self._send(start)
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
-    def _body(self, done: Done) -> dict[str, object]:
-        pieces = self._pieces(done.text, last=True)
-        answer_id = f"chatcmpl-{self._id}"
-        content = "".join(piece for piece in pieces if isinstance(piece, str))
-        calls = [piece for piece in pieces if isinstance(piece, Call)]
+    async def _body(self, done: Done) -> bytes:
+        parts = [
+            choice.whole(ended.text, ended.logprobs)
+            for choice, ended in zip(self._choices, done.choices, strict=True)
+        ]
+        choices = [
+            self._choice(choice, part, ended)
+            for choice, part, ended in zip(self._choices, parts, done.choices, strict=True)
+        ]
+        body = {
+            "id": f"chatcmpl-{self._id}",
+            "object": "chat.completion",
+            "created": self._created_s,
+            "model": self._chat.model,
+            "choices": choices,
+            "usage": usage_of(done),
+            "resultity": note_of(done.note, self._answer_text()),
+        }
+        data = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+        if self._chat.logprobs:
+            for choice, part in zip(self._choices, parts, strict=True):
+                mark = json.dumps(self._logprobs_mark(choice)).encode()
+                data = data.replace(mark, await logprobs_in_turns(part.logprobs), 1)
+        return data
+
+    def _logprobs_mark(self, choice: ChoiceReader) -> str:
+        """Stands in the body for the logprobs, which are many. No text can have it: quotes within
+        texts are escaped, and the job's ID is told to nobody before."""
+        return f"logprobs {self._id} {choice.index}"
+
+    def _choice(self, choice: ChoiceReader, part: Part, ended: Ended) -> dict[str, object]:
+        content, calls = text_of(part.pieces), calls_of(part.pieces)
         message: dict[str, object] = {"role": "assistant", "content": content, "refusal": None}
         if calls:
             message["content"] = content or None
             message["tool_calls"] = [
-                call_object(answer_id, index, call) for index, call in enumerate(calls)
+                call_object(f"chatcmpl-{self._id}", index, call, choice.index)
+                for index, call in enumerate(calls)
             ]
         return {
-            "id": answer_id,
-            "object": "chat.completion",
-            "created": self._created_s,
-            "model": self._chat.model,
-            "choices": [
-                {
-                    "index": 0,
-                    "message": message,
-                    "logprobs": None,
-                    "finish_reason": self._finish_reason(done),
-                }
-            ],
-            "usage": usage_of(done),
-            "resultity": note_of(done.note, self._answer_text()),
+            "index": choice.index,
+            "message": message,
+            "logprobs": self._logprobs_mark(choice) if self._chat.logprobs else None,
+            "finish_reason": choice.finish_reason(ended.finish_reason),
         }
 
-    # --- tool calls -----------------------------------------------------------------------------
-    def _pieces(self, text: str, *, last: bool) -> list[Piece]:
-        """Divide more of the answer into text and calls; what is not certain yet is held back."""
-        if self._parser is None:
-            return [text] if text else []
-        self._texts.append(text)
-        pieces = self._parser.feed(text)
-        return pieces + self._parser.finish() if last else pieces
-
-    def _held_characters(self) -> int:
-        return 0 if self._parser is None else self._parser.held_characters
-
-    def _has_calls(self) -> bool:
-        return self._parser is not None and self._parser.calls > 0
-
-    def _finish_reason(self, done: Done) -> str:
-        called = done.finish_reason == "stop" and self._has_calls()
-        return "tool_calls" if called else done.finish_reason
-
     def _answer_text(self) -> str | None:
-        return "".join(self._texts) if self._has_calls() else None
+        """The text that the receipt is over, where the answer does not show it as it is."""
+        if len(self._choices) > 1:
+            return texts_as_one([choice.answer_text for choice in self._choices])
+        return self._choices[0].answer_text if self._choices[0].has_calls else None
 
     # --- streamed -------------------------------------------------------------------------------
     async def _stream(self) -> None:
@@ -225,6 +223,7 @@ class Answer:
             self._created_s,
             self._chat.model,
             wants_usage=self._chat.wants_usage,
+            choices=len(self._choices),
         )
         start = {
             "type": "http.response.start",
@@ -232,16 +231,22 @@ class Answer:
             "headers": _SSE_HEADERS + self._headers,
         }
         await self._send(start)
-        parts = [writer.opening(has_tools=self._parser is not None)]
-        counter = TokenCounter()
+        parts = [
+            writer.opening(choice.index, has_tools=choice.has_tools) for choice in self._choices
+        ]
         while events:
-            text, ending = _merge(events, counter)
+            deltas, ending = _sort(events)
             is_done = isinstance(ending, Done)
-            pieces = self._pieces(text, last=is_done)
-            parts += self._chunks(writer, pieces)
+            for choice in self._choices:
+                if is_done or choice.index in deltas:
+                    part = choice.add(deltas.get(choice.index, ()), last=is_done)
+                    parts += _chunks(writer, choice, part)
             if isinstance(ending, Done):
-                reason, answer_text = self._finish_reason(ending), self._answer_text()
-                parts.append(writer.closing(ending, reason, answer_text))
+                reasons = [
+                    choice.finish_reason(ended.finish_reason)
+                    for choice, ended in zip(self._choices, ending.choices, strict=True)
+                ]
+                parts.append(writer.closing(ending, reasons, self._answer_text()))
             elif isinstance(ending, Failed):
                 parts.append(error_event(ending.error.body()))
             if parts:
@@ -249,37 +254,40 @@ class Answer:
                 parts = []
                 if self._pipe.abandoned:
                     return
-                # Tokens without text yet (half a character) count with the text that follows.
-                written = counter.take_all() if is_done else counter.take(self._held_characters())
-                self._pipe.written_tokens += written
+                self._pipe.written_tokens += sum(
+                    choice.written(last=is_done) for choice in self._choices
+                )
             if ending is not None:
                 self._pipe.finish()
                 return
             events = await self._pipe.get_many()
-
-    def _chunks(self, writer: ChunkWriter, pieces: list[Piece]) -> list[bytes]:
-        parts = []
-        for piece in pieces:
-            if isinstance(piece, str):
-                parts.append(writer.text(piece))
-            else:
-                parts.append(writer.call(self._calls_written, piece))
-                self._calls_written += 1
-        return parts
 
     async def _write(self, data: bytes, *, last: bool) -> None:
         async with asyncio.timeout(CLIENT_WRITE_TIMEOUT_S):
             await self._send({"type": "http.response.body", "body": data, "more_body": not last})
 
 
-def _merge(events: list[JobEvent], counter: TokenCounter) -> tuple[str, Done | Failed | None]:
-    """Everything that is ready: its text, and the end if it came; its tokens are counted."""
-    texts: list[str] = []
+def _chunks(writer: ChunkWriter, choice: ChoiceReader, part: Part) -> list[bytes]:
+    """The chunks of what a choice has new; the first one carries the logprobs."""
+    chunks = []
+    logprobs = logprobs_json(part.logprobs)
+    for piece in part.pieces or ([""] if part.logprobs else []):
+        if isinstance(piece, str):
+            chunks.append(writer.text(piece, choice.index, logprobs))
+        else:
+            chunks.append(writer.call(choice.calls_written, piece, choice.index, logprobs))
+            choice.calls_written += 1
+        logprobs = b"null"
+    return chunks
+
+
+def _sort(events: list[JobEvent]) -> tuple[dict[int, list[Delta]], Done | Failed | None]:
+    """Everything that is ready: the output of each choice, and the end if it came."""
+    deltas: dict[int, list[Delta]] = {}
     ending: Done | Failed | None = None
     for event in events:
         if isinstance(event, Delta):
-            texts.append(event.text)
-            counter.add(len(event.text), event.tokens)
+            deltas.setdefault(event.choice, []).append(event)
         else:
             ending = event
-    return "".join(texts), ending
+    return deltas, ending

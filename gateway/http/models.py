@@ -20,6 +20,7 @@ def _card(card: ModelCard) -> dict[str, Any]:
         "created": card.created_s,
         "owned_by": "resultity",
         "context_length": card.context_tokens,
+        "resultity": {"verified": card.verified, "tasks": list(card.tasks)},
     }
 
 

@@ -8,19 +8,34 @@ answer.
 
 from __future__ import annotations
 
+import datetime
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pydantic
 from pydantic import Field
 
 from gateway.errors import GatewayError, InvalidRequestError, UnsupportedError
+from gateway.http.chat_messages import (
+    TOOLS_MAX,
+    ChatMessage,
+    ImagePart,
+    ResponseFormat,
+    StreamOptions,
+    Tool,
+    check_message,
+    text_bytes,
+)
+from gateway.http.resultity_options import ResultityOptions
 from gateway.jobs import RequestSize
-from p2p.limits import NAME_CHARACTERS_MAX, REQUEST_BYTES_MAX
+from p2p.limits import (
+    CHOICES_MAX,
+    NAME_CHARACTERS_MAX,
+    REQUEST_BYTES_MAX,
+    TOP_LOGPROBS_MAX,
+)
 
 MESSAGES_MAX = 4096
-PARTS_MAX = 1024
-TOOLS_MAX = 128
 STOPS_MAX = 16
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 LOGIT_BIAS_MAX = 1024
@@ -40,119 +55,10 @@ _SENT = {
     "tool_choice",
     "parallel_tool_calls",
     "response_format",
+    "n",
+    "logprobs",
+    "top_logprobs",
 }
-
-
-class _Part(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="ignore")
-
-
-class TextPart(_Part):
-    """A piece of text."""
-
-    type: Literal["text"]
-    text: str
-
-
-class RefusalPart(_Part):
-    """A refusal that a model gave earlier."""
-
-    type: Literal["refusal"]
-    refusal: str
-
-
-class ImageUrl(_Part):
-    """Where an image is (a data URL)."""
-
-    url: str
-    detail: Literal["auto", "low", "high"] | None = None
-
-
-class ImagePart(_Part):
-    """An image."""
-
-    type: Literal["image_url"]
-    image_url: ImageUrl
-
-
-class AudioPart(_Part):
-    """Sound; refused."""
-
-    type: Literal["input_audio"]
-    input_audio: dict[str, Any]
-
-
-class FilePart(_Part):
-    """A file; refused."""
-
-    type: Literal["file"]
-    file: dict[str, Any]
-
-
-Part = Annotated[
-    TextPart | RefusalPart | ImagePart | AudioPart | FilePart, Field(discriminator="type")
-]
-Content = Annotated[str | list[Part], Field(union_mode="left_to_right")]
-
-
-class FunctionCall(_Part):
-    """A call that a model made."""
-
-    name: str
-    arguments: str
-
-
-class ToolCall(_Part):
-    """A tool call that a model made."""
-
-    id: str
-    type: Literal["function"] = "function"
-    function: FunctionCall
-
-
-class ChatMessage(pydantic.BaseModel):
-    """One message of the conversation."""
-
-    model_config = pydantic.ConfigDict(extra="ignore")
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Content | None = None
-    name: str | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=TOOLS_MAX)] | None = None
-    tool_call_id: str | None = None
-
-
-class StreamOptions(pydantic.BaseModel):
-    """Options of a streamed answer."""
-
-    include_usage: bool | None = None
-
-
-class Function(pydantic.BaseModel):
-    """A function that the model may call."""
-
-    model_config = pydantic.ConfigDict(extra="ignore")
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class Tool(pydantic.BaseModel):
-    """A tool that the model may call."""
-
-    type: Literal["function"]
-    function: Function
-
-
-class ResponseFormat(pydantic.BaseModel):
-    """What form the answer must have."""
-
-    model_config = pydantic.ConfigDict(extra="ignore")
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: dict[str, Any] | None = None
 
 
 class ChatRequest(pydantic.BaseModel):
@@ -180,18 +86,19 @@ class ChatRequest(pydantic.BaseModel):
     ) = None
     stop: StopString | Annotated[list[StopString], Field(max_length=STOPS_MAX)] | None = None
     seed: Annotated[int, Field(ge=-SEED_MAX, lt=SEED_MAX)] | None = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    n: Annotated[int, Field(ge=1, le=CHOICES_MAX)] | None = None
     tools: Annotated[list[Tool], Field(max_length=TOOLS_MAX)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=TOP_LOGPROBS_MAX)] | None = None
     modalities: list[str] | None = None
     audio: dict[str, Any] | None = None
     functions: list[Any] | None = None
     function_call: str | dict[str, Any] | None = None
     web_search_options: dict[str, Any] | None = None
+    resultity: ResultityOptions | None = None
 
     @property
     def output_tokens(self) -> int | None:
@@ -199,13 +106,22 @@ class ChatRequest(pydantic.BaseModel):
         return self.max_completion_tokens or self.max_tokens
 
     @property
+    def choices(self) -> int:
+        """How many answers are asked for."""
+        return self.n or 1
+
+    @property
     def wants_usage(self) -> bool:
         """Whether a streamed answer ends with a usage chunk."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def for_node(self) -> bytes:
-        """The compact JSON that is offered to a node. Raises: InvalidRequestError (too large)."""
-        data = self.model_dump_json(include=_SENT, exclude_none=True).encode()
+    def for_node(self, day: datetime.date) -> bytes:
+        """The compact JSON that is offered to a node; `day` (UTC) is for templates that write it.
+
+        Raises: InvalidRequestError (too large)."""
+        include = _SENT if self.choices > 1 else _SENT - {"n"}
+        data = self.model_dump_json(include=include, exclude_none=True).encode()
+        data = b'%s,"date":"%s"}' % (data[:-1], day.isoformat().encode())
         if len(data) > REQUEST_BYTES_MAX:
             raise InvalidRequestError(
                 f"The request has {len(data)} bytes of messages and tools; at most "
@@ -216,15 +132,15 @@ class ChatRequest(pydantic.BaseModel):
 
     def size(self) -> RequestSize:
         """What bounds the number of input tokens."""
-        text_bytes = 0
+        count = 0
         for message in self.messages:
-            text_bytes += _text_bytes(message)
+            count += text_bytes(message)
         tools_bytes = 0
         if self.tools:
             tools_bytes = sum(len(tool.model_dump_json()) for tool in self.tools)
             # Templates print tools with spaces and escapes that the compact JSON does not have.
             tools_bytes = 2 * tools_bytes + 64 * len(self.tools)
-        return RequestSize(text_bytes, len(self.messages), tools_bytes)
+        return RequestSize(count, len(self.messages), tools_bytes, self.image_count())
 
     @property
     def is_forced(self) -> bool:
@@ -238,34 +154,23 @@ class ChatRequest(pydantic.BaseModel):
             return {}
         return {tool.function.name: tool.function.parameters or {} for tool in self.tools}
 
+    @property
+    def accepts_unverified(self) -> bool:
+        """Whether a model that nobody can verify may answer."""
+        return bool(self.resultity and self.resultity.accept_unverified)
+
     def has_images(self) -> bool:
         """Whether a message has image parts."""
-        return any(
+        return self.image_count() > 0
+
+    def image_count(self) -> int:
+        """How many image parts the messages have."""
+        return sum(
             isinstance(part, ImagePart)
             for message in self.messages
             if isinstance(message.content, list)
             for part in message.content
         )
-
-
-def _text_bytes(message: ChatMessage) -> int:
-    content = message.content
-    if isinstance(content, str):
-        count = len(content.encode())
-    else:
-        count = 0
-        for part in content or ():
-            if isinstance(part, TextPart):
-                count += len(part.text.encode()) + 1
-            elif isinstance(part, RefusalPart):
-                count += len(part.refusal.encode()) + 1
-    if message.name:
-        count += len(message.name.encode())
-    for call in message.tool_calls or ():
-        count += len(call.model_dump_json()) * 2 + 64
-    if message.tool_call_id:
-        count += len(message.tool_call_id.encode())
-    return count
 
 
 def parse_chat_request(body: bytes) -> ChatRequest:
@@ -320,9 +225,6 @@ def _check_surrogates(request: ChatRequest) -> None:
 
 def _check_supported(request: ChatRequest) -> None:
     refused: list[tuple[bool, str, str]] = [
-        (bool(request.n and request.n > 1), "n", "Only n=1 is supported"),
-        (bool(request.logprobs), "logprobs", "logprobs are not supported"),
-        (bool(request.top_logprobs), "top_logprobs", "top_logprobs are not supported"),
         (request.audio is not None, "audio", "Audio output is not supported"),
         (
             request.modalities is not None and request.modalities != ["text"],
@@ -344,9 +246,13 @@ def _check_supported(request: ChatRequest) -> None:
     for is_refused, param, text in refused:
         if is_refused:
             raise UnsupportedError(f"{text} by this network.", param=param)
+    if request.top_logprobs is not None and not request.logprobs:
+        raise InvalidRequestError(
+            "'top_logprobs' is only allowed when 'logprobs' is true.", param="top_logprobs"
+        )
     _check_tool_choice(request)
     for index, message in enumerate(request.messages):
-        _check_message(index, message)
+        check_message(index, message)
 
 
 def _check_tool_choice(request: ChatRequest) -> None:
@@ -375,23 +281,6 @@ def _check_tool_choice(request: ChatRequest) -> None:
         raise InvalidRequestError(
             f"Tool choice '{name[:64]}' not found in 'tools' parameter.", param=where
         )
-
-
-def _check_message(index: int, message: ChatMessage) -> None:
-    where = f"messages[{index}].content"
-    if message.content is None and not (message.role == "assistant" and message.tool_calls):
-        raise InvalidRequestError(f"Missing required parameter: '{where}'.", param=where)
-    if isinstance(message.content, list):
-        if len(message.content) > PARTS_MAX:
-            raise InvalidRequestError(f"'{where}' has more than {PARTS_MAX} parts.", param=where)
-        for part in message.content:
-            if isinstance(part, AudioPart | FilePart):
-                raise UnsupportedError(
-                    f"Parts of type {part.type} are not supported by this network.", param=where
-                )
-    if message.role == "tool" and not message.tool_call_id:
-        where = f"messages[{index}].tool_call_id"
-        raise InvalidRequestError(f"Missing required parameter: '{where}'.", param=where)
 
 
 def json_text(text: str) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import string
+from collections.abc import Sequence
 from typing import Any
 
 from gateway.http.call_objects import Call
@@ -54,16 +55,19 @@ def call_id(answer_id: str, index: int) -> str:
     return "".join(_ID_SIGNS[number // 62**place % 62] for place in range(9))
 
 
-def call_object(answer_id: str, index: int, call: Call) -> dict[str, Any]:
+def call_object(answer_id: str, index: int, call: Call, choice: int = 0) -> dict[str, Any]:
     """A call as a message carries it."""
     function = {"name": call.name, "arguments": call.arguments}
-    return {"id": call_id(answer_id, index), "type": "function", "function": function}
+    place = f"{answer_id} {choice}" if choice else answer_id
+    return {"id": call_id(place, index), "type": "function", "function": function}
 
 
 class ChunkWriter:
     """Makes the chunks of one streamed answer."""
 
-    def __init__(self, answer_id: str, created_s: int, model: str, *, wants_usage: bool) -> None:
+    def __init__(
+        self, answer_id: str, created_s: int, model: str, *, wants_usage: bool, choices: int = 1
+    ) -> None:
         """Encode what all chunks have in common."""
         head = {
             "id": answer_id,
@@ -74,70 +78,60 @@ class ChunkWriter:
         self._head = b"data: " + json.dumps(head, ensure_ascii=False).encode()[:-1] + b","
         self._answer_id = answer_id
         self._wants_usage = wants_usage
-        usage = b',"usage":null' if wants_usage else b""
-        self._text_head = self._head + b'"choices":[{"index":0,"delta":{"content":'
-        self._text_tail = b'},"logprobs":null,"finish_reason":null}]' + usage + b"}\n\n"
-        self._usage = usage
+        self._usage = b',"usage":null' if wants_usage else b""
+        self._delta_heads = [
+            self._head + b'"choices":[{"index":%d,"delta":{' % index for index in range(choices)
+        ]
 
-    def opening(self, *, has_tools: bool = False) -> bytes:
+    def _chunk(
+        self,
+        choice: int,
+        delta: bytes,
+        logprobs: bytes = b"null",
+        finish: bytes = b"null",
+        note: bytes = b"",
+    ) -> bytes:
+        ending = b'},"logprobs":' + logprobs + b',"finish_reason":' + finish + b"}]"
+        return self._delta_heads[choice] + delta + ending + self._usage + note + b"}\n\n"
+
+    def opening(self, choice: int = 0, *, has_tools: bool = False) -> bytes:
         """The first chunk: who speaks. With tools it is not known yet whether there is content."""
         content = b"null" if has_tools else b'""'
-        return (
-            self._head
-            + b'"choices":[{"index":0,"delta":{"role":"assistant","content":'
-            + content
-            + b"},"
-            + b'"logprobs":null,"finish_reason":null}]'
-            + self._usage
-            + b"}\n\n"
-        )
+        return self._chunk(choice, b'"role":"assistant","content":' + content)
 
-    def text(self, text: str) -> bytes:
+    def text(self, text: str, choice: int = 0, logprobs: bytes = b"null") -> bytes:
         """A chunk of text."""
-        return self._text_head + json_text(text) + self._text_tail
+        return self._chunk(choice, b'"content":' + json_text(text), logprobs)
 
-    def call(self, index: int, call: Call) -> bytes:
+    def call(self, index: int, call: Call, choice: int = 0, logprobs: bytes = b"null") -> bytes:
         """The chunks of one call: first which function, then its arguments."""
-        whole = call_object(self._answer_id, index, call)
+        whole = call_object(self._answer_id, index, call, choice)
         name = {"name": call.name, "arguments": ""}
-        return self._calls({"index": index, **whole, "function": name}) + self._calls(
-            {"index": index, "function": {"arguments": call.arguments}}
+        begin = self._call(choice, {"index": index, **whole, "function": name}, logprobs)
+        return begin + self._call(
+            choice, {"index": index, "function": {"arguments": call.arguments}}
         )
 
-    def _calls(self, delta: dict[str, Any]) -> bytes:
-        return (
-            self._head
-            + b'"choices":[{"index":0,"delta":{"tool_calls":['
-            + json.dumps(delta, ensure_ascii=False).encode("utf-8", "surrogatepass")
-            + b"]}"
-            + self._text_tail[1:]
-        )
+    def _call(self, choice: int, delta: dict[str, Any], logprobs: bytes = b"null") -> bytes:
+        text = json.dumps(delta, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        return self._chunk(choice, b'"tool_calls":[' + text + b"]", logprobs)
 
     def closing(
-        self, done: Done, finish_reason: str | None = None, answer_text: str | None = None
+        self, done: Done, finish_reasons: Sequence[str] = (), answer_text: str | None = None
     ) -> bytes:
-        """The last chunks: why it ended (the node's reason if no other), the usage if it was asked
-        for, the receipt (`note_of`), and the end."""
-        finish = json.dumps(finish_reason or done.finish_reason).encode()
-        choices = (
-            b'"choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":' + finish + b"}]"
-        )
+        """The last chunks: why each choice ended (the node's reasons if no others), the usage if it
+        was asked for, the receipt (`note_of`), and the end."""
         note = b',"resultity":' + json.dumps(note_of(done.note, answer_text)).encode()
-        if not self._wants_usage:
-            return self._head + choices + note + b"}\n\n" + DONE
-        usage = json.dumps(usage_of(done)).encode()
-        return (
-            self._head
-            + choices
-            + self._usage
-            + b"}\n\n"
-            + self._head
-            + b'"choices":[],"usage":'
-            + usage
-            + note
-            + b"}\n\n"
-            + DONE
-        )
+        reasons = finish_reasons or [choice.finish_reason for choice in done.choices]
+        parts = []
+        for choice, reason in enumerate(reasons):
+            is_last = choice == len(reasons) - 1 and not self._wants_usage
+            finish = json.dumps(reason).encode()
+            parts.append(self._chunk(choice, b"", finish=finish, note=note if is_last else b""))
+        if self._wants_usage:
+            usage = json.dumps(usage_of(done)).encode()
+            parts.append(self._head + b'"choices":[],"usage":' + usage + note + b"}\n\n")
+        return b"".join(parts) + DONE
 
 
 def error_event(body: dict[str, Any]) -> bytes:

@@ -21,7 +21,9 @@ from gateway.limits import (
     TEXT_BYTES_PER_TOKEN_MAX,
     TEXT_BYTES_SLACK,
 )
+from gateway.peer.unverified_counts import UnverifiedCounts
 from p2p.codec import decode_message
+from p2p.embeddings import VectorLines
 from p2p.errors import MalformedError, P2PError, UntrustedError
 from p2p.job_messages import (
     OUTPUT_HASH_START,
@@ -36,6 +38,8 @@ from p2p.job_messages import (
 )
 from p2p.signing import Signed, verify_bytes
 from p2p.types import NetworkId, PeerId, public_key_of
+
+CHOICE_FINISHES = ("stop", "length", "tool_calls")
 
 
 class Phase(enum.Enum):
@@ -74,9 +78,13 @@ class Attempt:
 
     __slots__ = (
         "_expected_hash",
+        "_finished",
         "_latest",
-        "_output_tokens_max",
         "_text_bytes",
+        "_tokens_left",
+        "_top_logprobs",
+        "_unverified",
+        "_vectors",
         "_verified",
         "cached_input_tokens",
         "detail",
@@ -94,8 +102,20 @@ class Attempt:
         "started_s",
     )
 
-    def __init__(self, offer: Offer, signed_offer: Signed, now_s: float) -> None:
-        """Start as offered at `now_s` (monotonic seconds)."""
+    def __init__(
+        self,
+        offer: Offer,
+        signed_offer: Signed,
+        now_s: float,
+        top_logprobs: int | None = None,
+        vectors: VectorLines | None = None,
+        unverified: UnverifiedCounts | None = None,
+    ) -> None:
+        """Start as offered at `now_s` (monotonic seconds).
+
+        `top_logprobs`: as in `gateway.jobs.ChatJob`. `vectors`: what an embeddings job expects.
+        `unverified`: of a model that nobody can verify.
+        """
         self.offer = offer
         self.signed_offer = signed_offer
         self.offer_hash = signed_offer.digest()
@@ -109,7 +129,15 @@ class Attempt:
         self.cached_input_tokens = 0
         self.output_tokens = 0
         self.started_s = self.progress_s = now_s
-        self._output_tokens_max = offer.output_tokens_max - len(offer.resume_tokens)
+        self._top_logprobs = top_logprobs
+        self._vectors = vectors
+        self._unverified = unverified
+        each = offer.output_tokens_max // offer.choices - len(offer.resume_tokens)
+        self._tokens_left = [each] * offer.choices
+        self._finished = [False] * offer.choices
+        for known in offer.resume_choices:
+            self._tokens_left[known.choice] -= len(known.token_ids)
+            self._finished[known.choice] = bool(known.finish)
         self._text_bytes = 0
         self._expected_hash = OUTPUT_HASH_START
         self._latest: Signed | None = None
@@ -119,6 +147,11 @@ class Attempt:
     def latest_receipt(self) -> Signed | None:
         """The last receipt whose numbers fitted (its signature is not checked yet)."""
         return self._latest
+
+    @property
+    def jobs(self) -> int:
+        """The choices that are to run: each takes a slot of the node."""
+        return self._finished.count(False)
 
     # --- frames ---------------------------------------------------------------------------------
     def accept(self, frame: AcceptFrame, now_s: float) -> None:
@@ -137,6 +170,8 @@ class Attempt:
         if accept.input_tokens > offer.input_tokens_max + len(offer.resume_tokens):
             raise UntrustedError("an accept with more input than the request can have")
         self.input_tokens = accept.input_tokens
+        if self._unverified is not None:
+            self._unverified.accept(accept.input_tokens)
         self.phase = Phase.ACCEPTED
         self.progress_s = now_s
 
@@ -144,20 +179,49 @@ class Attempt:
         """The node gives output. Raises: MalformedError, UntrustedError."""
         if self.phase not in (Phase.ACCEPTED, Phase.STREAMING):
             raise MalformedError("output where none belongs")
+        self._check_choice(frame)
+        self._check_logprobs(frame)
         count = self.output_tokens + len(frame.token_ids)
-        if count > self._output_tokens_max:
-            raise UntrustedError("more output than the offer allows")
-        self._text_bytes += len(frame.text)
-        if self._text_bytes > count * TEXT_BYTES_PER_TOKEN_MAX + TEXT_BYTES_SLACK:
-            raise UntrustedError("more text than its tokens can make")
+        self._check_text(frame.text, count)
+        if self._unverified is not None:
+            self._unverified.take_output(frame.token_ids, frame.text, count)
+        choice = frame.choice if self.offer.choices > 1 else None
         try:
-            self._expected_hash = next_output_hash(self._expected_hash, frame.token_ids, frame.text)
+            self._expected_hash = next_output_hash(
+                self._expected_hash, frame.token_ids, frame.text, choice
+            )
         except (OverflowError, UnicodeEncodeError) as error:
             raise MalformedError("output with impossible tokens or text") from error
         self._take_receipt(frame.receipt, count)
         self.output_tokens = count
+        self._tokens_left[frame.choice] -= len(frame.token_ids)
+        if frame.finish:
+            self._finished[frame.choice] = True
         self.phase = Phase.STREAMING
         self.progress_s = now_s
+
+    def _check_text(self, text: str, tokens: int) -> None:
+        if self._vectors is not None:
+            self._vectors.take(text)
+            return
+        self._text_bytes += len(text)
+        if self._text_bytes > tokens * TEXT_BYTES_PER_TOKEN_MAX + TEXT_BYTES_SLACK:
+            raise UntrustedError("more text than its tokens can make")
+
+    def _check_choice(self, frame: OutputFrame) -> None:
+        if frame.choice >= self.offer.choices or self._finished[frame.choice]:
+            raise MalformedError("output of a choice that does not run")
+        if frame.finish and (self.offer.choices == 1 or frame.finish not in CHOICE_FINISHES):
+            raise MalformedError("a choice that ended in an unknown way")
+        if len(frame.token_ids) > self._tokens_left[frame.choice]:
+            raise UntrustedError("more output than the offer allows")
+
+    def _check_logprobs(self, frame: OutputFrame) -> None:
+        wanted = self._top_logprobs
+        if len(frame.logprobs) != (0 if wanted is None else len(frame.token_ids)):
+            raise MalformedError("output with more or fewer logprobs than were asked for")
+        if any(len(one.top) > (wanted or 0) for one in frame.logprobs):
+            raise MalformedError("output with more alternatives than were asked for")
 
     def end(self, frame: EndFrame) -> None:
         """The node is done. Raises: MalformedError, UntrustedError."""
@@ -170,6 +234,10 @@ class Attempt:
         ending = endings.get(frame.outcome, Ending.FAILED)
         if ending is Ending.COMPLETE and self._latest is None:
             raise UntrustedError("a complete answer without a receipt")
+        if ending is Ending.COMPLETE and self.offer.choices > 1 and not all(self._finished):
+            raise UntrustedError("a complete answer with choices that are not over")
+        if ending is Ending.COMPLETE and self._vectors is not None and not self._vectors.complete:
+            raise UntrustedError("a complete answer that lacks vectors")
         self.finish_reason = frame.outcome
         self._over(ending, frame.detail)
 
@@ -203,7 +271,9 @@ class Attempt:
         patience_s = FIRST_TOKEN_TIMEOUT_S + self.input_tokens * FIRST_TOKEN_TIMEOUT_PER_TOKEN_S
         if self.phase is Phase.ACCEPTED and silent_s > patience_s:
             return "no first token in time"
-        if self.phase is Phase.STREAMING and silent_s > STALL_TIMEOUT_S:
+        # One long text is one silence: vectors may take as long as a first token.
+        stall_s = STALL_TIMEOUT_S if self._vectors is None else patience_s
+        if self.phase is Phase.STREAMING and silent_s > stall_s:
             return "no output for a long time"
         return None
 
@@ -214,8 +284,8 @@ class Attempt:
         if (
             receipt.output_hash != self._expected_hash
             or receipt.output_tokens != count
-            or receipt.input_tokens != self.input_tokens
-            or receipt.cached_input_tokens > self.input_tokens
+            or not self._input_fits(receipt.input_tokens)
+            or receipt.cached_input_tokens > receipt.input_tokens
             or receipt.offer_hash != self.offer_hash
             or receipt.job_id != offer.job_id
             or receipt.attempt != offer.attempt
@@ -226,7 +296,13 @@ class Attempt:
         ):
             raise UntrustedError("a receipt that does not fit what was delivered")
         self._latest = signed
+        self.input_tokens = receipt.input_tokens
         self.cached_input_tokens = receipt.cached_input_tokens
+
+    def _input_fits(self, input_tokens: int) -> bool:
+        if self._unverified is not None:
+            return self._unverified.take_input(input_tokens)
+        return input_tokens == self.input_tokens
 
     def verified_receipt(self, network: NetworkId) -> Signed | None:
         """The receipt to settle on, its signature checked (once); None if there is none or it is

@@ -54,7 +54,7 @@ async def search_directory(
         await trio.sleep(DISCOVERY_INTERVAL_S)
         if not configuration.known:
             continue
-        for model in configuration.current.models:
+        for model in configuration.current.all_models:
             digest = bytes.fromhex(model.digest)
             if registry.reachable(digest):
                 continue

@@ -31,12 +31,15 @@ from gateway.limits import (
 )
 from gateway.peer.admission import Quote, quote_job
 from gateway.peer.charging import JobOutcome
+from gateway.peer.embedding_jobs import check_task, quote_embeddings
 from gateway.peer.keys import Payer
 from gateway.peer.leases import LeasedVoucher, LocalHold
 from gateway.peer.ledger_port import as_client_error
 from gateway.peer.services import Services
 from gateway.peer.sessions import NodeSession
+from gateway.peer.unverified import check_accepted
 from p2p.api_keys import ApiKey
+from p2p.embeddings import EMBEDDINGS
 from p2p.errors import P2PError, RefusedError
 from p2p.key_limits import network_of
 from p2p.ledger_messages import CaptureLeg, HoldResult
@@ -63,7 +66,7 @@ class Funding:
         self.payer = payer
         self._source_network = source_network
         self._tokens_taken = services.key_rates.take(
-            payer.record, quote.input_tokens_max + quote.output_tokens_max
+            payer.record, quote.input_tokens_max + quote.output_tokens_sum_max
         )
         self.model = model
         self.model_digest = bytes.fromhex(model.digest)
@@ -224,8 +227,8 @@ async def admit(services: Services, job: ChatJob) -> Funding:
     """Say who pays for a job and what it may cost.
 
     Raises: AuthenticationError, ModelUnknownError, NotAllowedError, InvalidRequestError,
-        ContextLengthError, RateLimitError, LedgerUnavailableError, StoppingError (no
-        configuration yet).
+        WrongTaskError, UnverifiedModelError, UnsupportedError, ContextLengthError, RateLimitError,
+        LedgerUnavailableError, StoppingError (no configuration yet).
     """
     payer = services.keys.cached(job.key)
     if payer is None:
@@ -241,15 +244,22 @@ async def admit(services: Services, job: ChatJob) -> Funding:
     configuration = services.configuration.current
     model = configuration.model_named(job.model)
     if model is None:
-        names = ", ".join(known.name for known in configuration.models) or "none"
+        names = ", ".join(known.name for known in configuration.all_models) or "none"
         raise ModelUnknownError(
             f"The model `{job.model[:100]}` does not exist. Available models: {names}.",
             param="model",
         )
     if payer.record.models and model.name not in payer.record.models:
         raise NotAllowedError(f"This API key does not allow the model {model.name}.", param="model")
+    check_task(job, model)
+    check_accepted(job, model)
     network = _source_network(payer, job.source)
-    quote = quote_job(model, price_terms(configuration, model), job.size, job.max_tokens)
+    terms = price_terms(configuration, model)
+    if job.task == EMBEDDINGS:
+        quote = quote_embeddings(model, terms, job.size)
+    else:
+        logprobs = job.top_logprobs
+        quote = quote_job(model, terms, job.size, job.max_tokens, job.choices, logprobs)
     return Funding(services, job, payer, model, quote, network)
 
 

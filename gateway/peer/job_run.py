@@ -1,4 +1,4 @@
-"""Owns one job, from admission to settlement.
+"""Owns one job, from admission to its last attempt; `job_end` settles it.
 
 Theory of operation. A job runs in one task. It asks who pays and what it may cost, then goes
 through attempts: choose a node, offer, pay (from a lease, else by a hold that overlaps the offer
@@ -16,28 +16,29 @@ import logging
 
 import trio
 
-from gateway.bridge import Pipe, PipeFullError
+from gateway.bridge import Pipe
 from gateway.errors import AnswerFailedError, GatewayError, InternalError
-from gateway.jobs import ChatJob, Delta, Done, Failed, JobEvent
+from gateway.jobs import ChatJob, JobEvent
 from gateway.limits import (
     ATTEMPTS_PER_JOB_MAX,
-    CLIENT_WRITE_TIMEOUT_S,
     DELIVERY_INTERVAL_S,
     RETRY_AFTER_S,
 )
 from gateway.peer.attempt import Attempt, Ending
-from gateway.peer.billing import Bill, make_bill, make_legs, make_receipt
 from gateway.peer.charging import JobOutcome
+from gateway.peer.embedding_jobs import expected_vectors
 from gateway.peer.funding import Funding, admit
-from gateway.peer.job_log import log_job
+from gateway.peer.job_end import JobEnd
+from gateway.peer.job_output import JobOutput
 from gateway.peer.node_dispatch import Dispatch
 from gateway.peer.routing import Candidate, Choice, Wanted, choose
 from gateway.peer.services import Services
 from gateway.peer.sessions import NodeSession
+from gateway.peer.unverified import cannot_continue
+from gateway.peer.unverified_counts import UnverifiedCounts
 from gateway.peer.verdicts import Verdicts, client_error, is_blamed
 from p2p.errors import P2PError
 from p2p.job_messages import Offer, OfferFrame, OutputFrame
-from p2p.ledger_messages import CaptureLeg
 from p2p.types import PeerId
 
 log = logging.getLogger("gateway.jobs")
@@ -51,47 +52,30 @@ class JobRun:
         self._services = services
         self._job = job
         self._pipe = pipe
-        self._started_s = services.now_s()
-        self._funding: Funding | None = None
         self._dispatches: list[Dispatch] = []
-        self._tokens: list[int] = []
-        self._texts: list[str] = []
-        self._output_hash = hashlib.sha256()
+        self._output = JobOutput(job.choices, streaming=job.streaming)
+        self._end = JobEnd(services, job, pipe, self._output, self._dispatches)
         self._verdicts = Verdicts()
-        self._outcome = JobOutcome.FAILED
-        self._finish_reason = ""
-        self._billed: tuple[tuple[JobOutcome, int, int], Bill] | None = None
-        self._left = False
         self._timed_out = False
-        self._written = trio.Event()
-        self._acknowledged_s = self._started_s
-        self._acknowledged_tokens = 0
-        pipe.listen(self._on_client_left, self._written.set)
-
-    @property
-    def _attempts(self) -> list[Attempt]:
-        return [dispatch.attempt for dispatch in self._dispatches]
+        self._acknowledged_s = services.now_s()
+        pipe.listen(self._on_client_left, self._end.on_written)
 
     # --- events ---------------------------------------------------------------------------------
     def _on_client_left(self) -> None:
         """The client has gone: stop the work at the node at once."""
-        self._left = True
-        self._written.set()
+        self._end.client_left()
         if self._dispatches:
             self._dispatches[-1].end(Ending.CANCELLED, "the client left", tell=True)
 
     def _on_output(self, frame: OutputFrame) -> None:
         """Take output that was checked. Raises: PipeFullError."""
-        self._tokens.extend(frame.token_ids)
-        self._output_hash.update(frame.text.encode())
-        if self._job.streaming:
-            self._pipe.put(Delta(frame.text, len(frame.token_ids)))
-        else:
-            self._texts.append(frame.text)
+        delta = self._output.take(frame)
+        if delta is not None:
+            self._pipe.put(delta)
 
     def tick(self, now_s: float) -> None:
         """Look at the deadlines, and acknowledge what was delivered (called every TICK_S)."""
-        funding = self._funding
+        funding = self._end.funding
         if funding is None or not self._dispatches:
             return
         current = self._dispatches[-1]
@@ -105,17 +89,16 @@ class JobRun:
             if overdue is not None:
                 current.end(Ending.FAILED, overdue, tell=True)
         # The first output at once: a gateway that is killed owes what its client has seen.
-        due = not self._acknowledged_tokens or now_s - self._acknowledged_s >= DELIVERY_INTERVAL_S
+        first = not self._end.acknowledged_tokens
+        due = first or now_s - self._acknowledged_s >= DELIVERY_INTERVAL_S
         if self._job.streaming and due:
             self._acknowledged_s = now_s
-            self._acknowledge_delivered(funding)
+            self._end.acknowledge_delivered(funding)
 
     def close(self) -> None:
         """Let go of what points back here: a job's memory is free at once, without a collection."""
         self._pipe.stop_listening()
-        if self._funding is not None:
-            inputs = next((a.input_tokens for a in self._attempts if a.input_tokens), 0)
-            self._funding.end(inputs + len(self._tokens))
+        self._end.give_back()
         self._dispatches.clear()
 
     # --- the walk -------------------------------------------------------------------------------
@@ -126,52 +109,55 @@ class JobRun:
         try:
             await self._answer()
         except GatewayError as error:
-            self._fail(error)
+            self._end.fail(error)
         except Exception:
             # Our bug: this client is told, the others go on; the trace is in the log.
             log.exception("job %s failed", self._job.job_id.hex())
-            self._fail(InternalError("An internal error; it was logged."))
+            self._end.fail(InternalError("An internal error; it was logged."))
         except trio.Cancelled:
-            self._journal_now()
+            self._end.journal_now()
             raise
         for dispatch in self._dispatches:
             dispatch.end(Ending.CANCELLED, "the job is over", tell=True)
-        await self._settle()
+        await self._end.settle()
 
     async def _answer(self) -> None:
-        self._funding = funding = await admit(self._services, self._job)
+        self._end.funding = funding = await admit(self._services, self._job)
         if not funding.take_leased() and not funding.overlaps:
             self._choose(funding)  # no hold for a job that nobody takes
             await funding.take_hold()
-        while not self._left:
+        while not self._end.left:
             dispatch = self._offer(funding)
             if not funding.is_paid:
                 await funding.take_hold()
             self._send_voucher(funding, dispatch)
             if not dispatch.over.is_set():
                 await dispatch.over.wait()
-            if self._left or self._is_complete(funding, dispatch):
+            if self._end.left or self._is_complete(funding, dispatch):
                 break
-        if self._left:
-            self._outcome = JobOutcome.CLIENT_LEFT
+        if self._end.left:
+            self._end.outcome = JobOutcome.CLIENT_LEFT
             return
-        self._outcome = JobOutcome.COMPLETE
-        self._finish(funding)
+        self._end.outcome = JobOutcome.COMPLETE
+        self._end.finish(funding)
 
     # --- attempts -------------------------------------------------------------------------------
     def _choose(self, funding: Funding) -> tuple[Candidate, NodeSession]:
         """Choose the next node. Raises: NoNodeError, UnsupportedError, AnswerFailedError."""
         services = self._services
-        leased = funding.leased is not None
+        leased, began = funding.leased is not None, self._output.token_count > 0
         done = (dispatch for dispatch in self._dispatches if leased or not dispatch.wants_voucher)
         tried: set[PeerId] = {dispatch.candidate.peer_id for dispatch in done}
         wanted = Wanted(
             funding.model_digest,
-            funding.quote.output_tokens_max,
+            funding.quote.output_tokens_max or 1,
             self._job.needs_images,
-            self._dispatches[-1].candidate.model_id if self._tokens else None,
+            self._dispatches[-1].candidate.model_id if began else None,
             self._job.max_tokens or 1,
-            bound_to_lease=bool(self._tokens) and leased,
+            bound_to_lease=began and leased,
+            choices=self._output.unfinished,
+            task=self._job.task,
+            verified=funding.model.verified,
         )
         choice = Choice(None)
         while len(self._dispatches) < ATTEMPTS_PER_JOB_MAX:
@@ -188,7 +174,7 @@ class JobRun:
             if session is not None:
                 return choice.candidate, session
             tried.add(choice.candidate.peer_id)  # its session ended just now
-        raise self._verdicts.nobody_left(funding.model.name, choice, bool(self._tokens))
+        raise self._verdicts.nobody_left(funding.model.name, choice, began)
 
     def _offer(self, funding: Funding) -> Dispatch:
         services, job, quote = self._services, self._job, funding.quote
@@ -205,17 +191,23 @@ class JobRun:
             request_hash=hashlib.sha256(job.request).digest(),
             request=job.request,
             input_tokens_max=quote.input_tokens_max,
-            output_tokens_max=quote.output_tokens_max,
+            output_tokens_max=quote.output_tokens_sum_max,
             terms=quote.terms,
             maximum=quote.maximum,
             issued_ms=services.clock_ms(),
             deadline_ms=funding.deadline_ms,
             seed=job.seed,
-            resume_tokens=tuple(self._tokens),
+            resume_tokens=self._output.resume_tokens,
             cache_scope=services.cache_scope(funding.payer.record.account_id),
+            choices=job.choices,
+            resume_choices=self._output.resume_choices,
+            task=job.task,
         )
         signed = services.key_pair.sign(services.network, offer)
-        attempt = Attempt(offer, signed, services.now_s())
+        self._output.begin_attempt()
+        vectors = expected_vectors(job)
+        counts = None if funding.model.verified else UnverifiedCounts()
+        attempt = Attempt(offer, signed, services.now_s(), job.top_logprobs, vectors, counts)
         dispatch = Dispatch(self._on_output, services, attempt, session, candidate)
         self._dispatches.append(dispatch)
         try:
@@ -241,11 +233,10 @@ class JobRun:
         """
         attempt = dispatch.attempt
         if attempt.ending is Ending.COMPLETE:
-            self._finish_reason = attempt.finish_reason
+            self._output.finish(attempt.finish_reason)
             return True
-        if len(self._tokens) >= funding.quote.output_tokens_max:
-            self._finish_reason = "length"  # lost between its last token and its end
-            return True
+        if self._output.finish_full(funding.quote.output_tokens_max):
+            return True  # lost between its last token and its end
         log.info(
             "job %s attempt %d on %s: %s: %s",
             self._job.job_id.hex(),
@@ -257,6 +248,8 @@ class JobRun:
         self._note_failure(dispatch)
         if self._timed_out:
             raise AnswerFailedError("The job's deadline is over.", retry_after_s=RETRY_AFTER_S)
+        if self._output.token_count and not funding.model.verified:
+            raise cannot_continue(funding.model.name)
         return False
 
     def _note_failure(self, dispatch: Dispatch) -> None:
@@ -268,133 +261,18 @@ class JobRun:
             registry.penalise(dispatch.candidate)
             return
         self._verdicts.note(refusal.code, refusal.retry_after_ms)
-        if dispatch.wants_voucher and not self._tokens and self._funding:
-            self._funding.leave_lease()
+        if dispatch.wants_voucher and not self._output.token_count and self._end.funding:
+            self._end.funding.leave_lease()
         if is_blamed(refusal.code):
             registry.penalise(dispatch.candidate)
         longer = any(
             other.connected and other.context_tokens > dispatch.candidate.context_tokens
             for other in registry.candidates(dispatch.candidate.model_digest)
         )
-        error = client_error(refusal, longer_context_exists=longer)
-        if error is not None and not self._tokens:
-            raise error
-
-    # --- the end --------------------------------------------------------------------------------
-    def _bill(self, funding: Funding, written_tokens: int) -> Bill:
-        case = (self._outcome, written_tokens, len(self._tokens))
-        if self._billed is not None and self._billed[0] == case:
-            return self._billed[1]
-        bill = make_bill(
-            self._attempts,
-            funding.quote.terms,
-            self._services.network,
-            self._outcome,
-            streaming=self._job.streaming,
-            written_tokens=written_tokens,
-        )
-        self._billed = (case, bill)
-        return bill
-
-    def _finish(self, funding: Funding) -> None:
-        """Hand the end of the answer over, with the receipt for all of it."""
-        services = self._services
-        note = make_receipt(
-            self._bill(funding, len(self._tokens)),
-            key_pair=services.key_pair,
-            network=services.network,
-            job_id=self._job.job_id,
-            hold_id=funding.hold_id,
-            record=funding.payer.record,
-            request_hash=self._job.body_hash,
-            output_hash=self._output_hash.digest(),
-            terms=funding.quote.terms,
-            outcome=self._outcome,
-            at_ms=services.clock_ms(),
-            random_bytes=services.random_bytes,
-        )
-        paid = next((a for a in self._attempts if a.input_tokens), None)
-        inputs = (paid.input_tokens, paid.cached_input_tokens) if paid else (0, 0)
-        text, made = "".join(self._texts), len(self._tokens)
-        self._pipe.put(Done(self._finish_reason, text, inputs[0], made, note, inputs[1]))
-
-    def _fail(self, error: GatewayError) -> None:
-        self._outcome = JobOutcome.CLIENT_LEFT if self._left else JobOutcome.FAILED
-        self._finish_reason = error.code
-        if not self._left:
-            try:
-                self._pipe.put(Failed(error))
-            except PipeFullError:
-                log.warning("job %s: the client reads nothing", self._job.job_id.hex())
-
-    async def _settle(self) -> None:
-        funding = self._funding
-        if funding is None:
-            self._log_line(None)
+        error = client_error(refusal, longer_context_exists=longer, task=self._job.task)
+        if error is None or self._output.token_count:
             return
-        if self._job.streaming and self._tokens:
-            # What was written is known when the HTTP thread has written it all, or gave up.
-            remaining_s = funding.deadline_s - self._services.now_s()
-            try:
-                with trio.move_on_after(max(CLIENT_WRITE_TIMEOUT_S, remaining_s)):
-                    await self._written.wait()
-            except trio.Cancelled:
-                self._journal_now()
-                raise
-            if self._left:
-                self._outcome = JobOutcome.CLIENT_LEFT
-        written = self._pipe.written_tokens if self._job.streaming else len(self._tokens)
-        bill = self._bill(funding, written)
-        self._log_line(bill)
-        if not (bill.parts and funding.is_paid):
-            await self._services.settlement.wait_turn()
-            await funding.release(self._outcome)
+        if refusal.code == "unsupported" and not dispatch.candidate.verified:
+            self._verdicts.lacking = error  # servers differ: another may have it
             return
-        legs = self._sign(bill, final=True)
-        # Before anything is waited for: a gateway that is stopped there still owes it.
-        owed = funding.owe(legs, self._outcome)
-        await self._services.settlement.wait_turn()
-        self._tell(bill, legs)
-        await funding.capture(owed, bill.amount)
-
-    def _sign(self, bill: Bill, *, final: bool) -> tuple[CaptureLeg, ...]:
-        """Sign delivery counts for what is billed."""
-        key_pair, network = self._services.key_pair, self._services.network
-        at_ms = self._services.clock_ms()
-        return make_legs(bill, self._attempts, key_pair, network, final=final, at_ms=at_ms)
-
-    def _tell(self, bill: Bill, legs: tuple[CaptureLeg, ...]) -> None:
-        """Acknowledge what is billed to the nodes that can be reached."""
-        for part, leg in zip(bill.parts, legs, strict=True):
-            self._dispatches[part.attempt].acknowledge(leg.delivery)
-
-    def _acknowledge_delivered(self, funding: Funding) -> None:
-        """Tell the nodes what was delivered so far, and note what would be owed now."""
-        written = self._pipe.written_tokens
-        if not funding.is_paid or funding.is_owed or written <= self._acknowledged_tokens:
-            return
-        self._acknowledged_tokens = written
-        self._journal_running(funding, final=False)
-
-    def _journal_now(self) -> None:
-        """The gateway is being stopped in the middle: leave what is owed for the next start."""
-        if self._funding is not None and self._funding.is_paid:
-            self._journal_running(self._funding, final=True)
-
-    def _journal_running(self, funding: Funding, *, final: bool) -> None:
-        bill = self._bill(funding, self._pipe.written_tokens)
-        if bill.parts:
-            legs = self._sign(bill, final=final)
-            self._tell(bill, legs)
-            funding.journal_running(legs)
-
-    def _log_line(self, bill: Bill | None) -> None:
-        log_job(
-            self._job.job_id,
-            self._funding.model.name if self._funding is not None else "-",
-            self._outcome,
-            self._finish_reason,
-            len(self._dispatches),
-            bill,
-            self._services.now_s() - self._started_s,
-        )
+        raise error

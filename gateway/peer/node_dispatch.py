@@ -27,6 +27,7 @@ class Dispatch:
         "attempt",
         "candidate",
         "first_token_seen",
+        "jobs",
         "number",
         "over",
         "services",
@@ -51,7 +52,8 @@ class Dispatch:
         self.over = trio.Event()
         self.first_token_seen = False
         self.number = session.open_attempt(self)
-        candidate.in_flight += 1
+        self.jobs = attempt.jobs
+        candidate.in_flight += self.jobs
         candidate.chosen += 1
 
     def on_frame(self, frame: AttemptFrame) -> None:
@@ -93,7 +95,7 @@ class Dispatch:
         """The attempt is over: nobody listens any more, whoever waits goes on. Idempotent."""
         if not self.over.is_set():
             self.session.close_attempt(self.number)
-            self.candidate.in_flight = max(0, self.candidate.in_flight - 1)
+            self.candidate.in_flight = max(0, self.candidate.in_flight - self.jobs)
             self.over.set()
 
     @property

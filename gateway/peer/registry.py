@@ -109,6 +109,8 @@ class Registry:
         candidate.context_tokens = model.context_tokens
         candidate.slots = model.slots
         candidate.takes_images = "image" in model.modalities
+        candidate.verified = model.verified
+        candidate.tasks = model.tasks
         candidate.draining = entry.known.advert.draining
         candidate.certificate_expires_ms = entry.known.certificate.expires_ms
         if self._configuration is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from p2p.embeddings import CHAT
 from p2p.types import PeerId
 
 DEFAULT_TOKENS_PER_SECOND = 20.0
@@ -25,6 +26,8 @@ REASONS = {
     "no_certificate": "have no valid certificate any more",
     "context": "have a shorter context than the job needs",
     "images": "take no images",
+    "task": "serve the model for something else",
+    "choices": "have fewer slots than the request has choices",
     "draining": "are leaving",
     "no_session": "cannot be reached at the moment",
     "not_accepting": "take no work at the moment",
@@ -44,6 +47,8 @@ class Candidate:
     context_tokens: int
     slots: int
     takes_images: bool = False
+    verified: bool = True
+    tasks: tuple[str, ...] = (CHAT,)
     needs_voucher: bool = False
     """It said that it takes no leases: jobs that are offered to it get a hold of their own."""
     certificate_expires_ms: int = 2**62
@@ -76,8 +81,13 @@ class Wanted:
     """Set for a continuation: only the same tensors and tokenizer continue an answer."""
     output_tokens_asked: int = 1
     """What the client asked for by name; a mere default may end sooner on a smaller node."""
+    task: str = CHAT
     bound_to_lease: bool = False
     """Its output so far is paid from a lease: one job cannot be paid from two holds."""
+    choices: int = 1
+    """Each takes a slot."""
+    verified: bool = True
+    """Whether the model is one that a digest proves; adverts that say otherwise do not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +133,10 @@ def _removal(
         wanted.model_id is not None and candidate.model_id != wanted.model_id
     ):
         return "other_model"
+    if candidate.verified is not wanted.verified:
+        return "other_model"
+    if wanted.task not in candidate.tasks:
+        return "task"
     if candidate.peer_id in tried:
         return "tried"
     if candidate.banned:
@@ -131,6 +145,8 @@ def _removal(
         return "no_certificate"
     if candidate.context_tokens <= wanted.output_tokens_asked:
         return "context"
+    if candidate.slots < wanted.choices and wanted.choices > 1:
+        return "choices"
     if candidate.draining:
         return "draining"
     if not candidate.connected:

@@ -1,11 +1,16 @@
 """Owns job sessions: one signed, multiplexed link to each node of the working set, opened ahead
 of need.
 
-Theory of operation. A keeper task for each node dials it, opens a session and runs it until it
-breaks, then dials again with growing pauses for as long as the registry wants the node. Attempts
-are numbered within a session; each frame goes to the attempt that it names, late ones to nobody.
-When a session ends, however it does, every attempt on it is told at once. A frozen node is
-noticed by its link's heartbeat (p2p.limits.SESSION_SILENCE_S_MAX)."""
+Theory of operation. A keeper task for each node reaches it, opens a session and runs it until it
+breaks, then again with growing pauses for as long as the registry wants the node. Attempts are
+numbered within a session; each frame goes to the attempt that it names, late ones to nobody. When
+a session ends, however it does, every attempt on it is told at once. A frozen node is noticed by
+its link's heartbeat (p2p.limits.SESSION_SILENCE_S_MAX).
+
+A node is reached by the connection that it made to us, at its addresses, or, if it is hidden and
+has not dialled us within RELAY_PATIENCE_S, through its relay. When there is a direct way to a node
+whose session goes through a relay, a new session is opened on it for new jobs; the old one ends
+with its last job, and the relayed connection with it."""
 
 from __future__ import annotations
 
@@ -17,14 +22,17 @@ from typing import Protocol
 import trio
 
 from gateway.limits import (
+    DIRECT_RETRY_S,
     LEASES_SHOWN_PER_SESSION_MAX,
+    RELAY_PATIENCE_S,
+    RETIRED_SESSION_LINGER_S,
     SESSION_PAUSE_S_MAX,
     SESSION_PAUSE_S_MIN,
 )
 from gateway.peer.registry import Registry
 from p2p.certificates import Chain
 from p2p.codec import Message
-from p2p.errors import MalformedError, P2PError
+from p2p.errors import MalformedError, P2PError, PeerUnavailableError
 from p2p.job_messages import (
     JOBS_PROTOCOL,
     AcceptFrame,
@@ -37,7 +45,8 @@ from p2p.job_messages import (
 from p2p.lease_messages import LeaseVoucherFrame
 from p2p.limits import DIAL_TIMEOUT_S
 from p2p.link import Link
-from p2p.network import Network
+from p2p.network import Network, Way, first_of
+from p2p.relay_client import connect_through, is_relayed
 from p2p.signing import Signed
 from p2p.types import PeerId
 
@@ -67,6 +76,10 @@ class NodeSession:
         self._on_load = on_load
         self._number = 0
         self._listeners: dict[int, AttemptListener] = {}
+        self.way = Way.DIRECT
+        self.ended = trio.Event()
+        self.retired = trio.Event()
+        """Set when there is a better session: this one takes no new attempts."""
         self._issuers_shown: set[PeerId] = set()
         self._leases_shown: OrderedDict[bytes, None] = OrderedDict()
 
@@ -79,6 +92,16 @@ class NodeSession:
     def close_attempt(self, number: int) -> None:
         """Nobody listens to this attempt any more (idempotent)."""
         self._listeners.pop(number, None)
+
+    async def end_when_retired(self) -> None:
+        """Wait for `retired`, and end the session after its last attempt."""
+        await self.retired.wait()
+        idle_since_s = trio.current_time()
+        while trio.current_time() - idle_since_s < RETIRED_SESSION_LINGER_S:
+            await trio.sleep(RETIRED_SESSION_LINGER_S / 4)
+            if self._listeners:
+                idle_since_s = trio.current_time()
+        self.link.close("moved")
 
     def send(self, item: Message, *, urgent: bool = True) -> None:
         """Queue a message (as `Link.send`). Raises: SessionLostError, MalformedError (too
@@ -130,15 +153,22 @@ class NodeSession:
 class Sessions:
     """Keeps the sessions of the working set."""
 
-    def __init__(self, network: Network, registry: Registry) -> None:
-        """Dial by `network` what `registry` wants."""
+    def __init__(
+        self,
+        network: Network,
+        registry: Registry,
+        may_relay: Callable[[PeerId], bool] = lambda peer_id: False,
+    ) -> None:
+        """Dial by `network` what `registry` wants; `may_relay` knows who is a bootstrap."""
         self._network = network
         self._registry = registry
+        self._may_relay = may_relay
         self._open: dict[PeerId, NodeSession] = {}
         self._kept: dict[PeerId, trio.Event] = {}
         """The nodes that have a keeper task, with what wakes it from its pause."""
         self._news = trio.Event()
         registry.on_news = self._on_news
+        network.watch_ways(self._on_way)
 
     def get(self, peer_id: PeerId) -> NodeSession | None:
         """The open session with a node, if there is one."""
@@ -153,7 +183,7 @@ class Sessions:
                 for peer_id in self._registry.working_set():
                     if peer_id not in self._kept:
                         self._kept[peer_id] = trio.Event()
-                        nursery.start_soon(self._keep, peer_id)
+                        nursery.start_soon(self._keep, peer_id, nursery)
                 with trio.move_on_after(1):
                     await self._news.wait()
                 self._news = trio.Event()
@@ -164,37 +194,87 @@ class Sessions:
         if peer_id is not None and peer_id in self._kept:
             self._kept[peer_id].set()  # it speaks: dial at once
 
-    async def _keep(self, peer_id: PeerId) -> None:
+    def _on_way(self, peer_id: PeerId, way: Way | None) -> None:
+        if way is not None:
+            self._on_news(peer_id)  # it has dialled us, or there is a direct way now
+
+    async def _keep(self, peer_id: PeerId, nursery: trio.Nursery) -> None:
         pause_s = SESSION_PAUSE_S_MIN
+        missing_since_s = trio.current_time()
+        said = ""
         try:
             while self._registry.wanted(peer_id):
                 began = trio.current_time()
                 try:
-                    await self._serve(peer_id)
-                    log.info("session with node %s ended", peer_id)
+                    relays = began - missing_since_s >= RELAY_PATIENCE_S
+                    session = await self._open_session(peer_id, nursery, relays=relays)
+                    said = ""
+                    await self._while_best(session)
+                    missing_since_s = trio.current_time()
+                    if not session.ended.is_set():
+                        continue  # there is a better way
                 except P2PError as error:
-                    log.info("session with node %s: %s", peer_id, error)
+                    if str(error) != said:
+                        said = str(error)
+                        log.info("session with node %s: %s", peer_id, said)
                 if trio.current_time() - began > SESSION_PAUSE_S_MAX:
                     pause_s = SESSION_PAUSE_S_MIN
-                with trio.move_on_after(pause_s):
+                patience_s = missing_since_s + RELAY_PATIENCE_S - trio.current_time()
+                with trio.move_on_after(min(pause_s, patience_s) if patience_s > 0 else pause_s):
                     await self._kept[peer_id].wait()
                 self._kept[peer_id] = trio.Event()
                 pause_s = min(SESSION_PAUSE_S_MAX, pause_s * 2)
         finally:
             del self._kept[peer_id]
 
-    async def _serve(self, peer_id: PeerId) -> None:
-        await self._dial(peer_id)
+    async def _open_session(
+        self, peer_id: PeerId, nursery: trio.Nursery, *, relays: bool
+    ) -> NodeSession:
+        """Open a session on the best way there is, and start it; one on a worse way retires."""
+        await self._reach(peer_id, relays=relays)
+        way = self._network.way_to(peer_id) or Way.DIRECT
         stream = await self._network.open_stream(peer_id, JOBS_PROTOCOL)
         session = NodeSession(Link(stream), lambda report: self._registry.load(peer_id, report))
+        session.way = way
+        before = self._open.get(peer_id)
+        await nursery.start(self._run_session, session)
+        if before is not None:
+            before.retired.set()
+        log.info("session with node %s opened (%s)", peer_id, way.value)
+        return session
+
+    async def _while_best(self, session: NodeSession) -> None:
+        """Wait until a session has ended, or there is a better way than the one that it goes."""
+        peer_id = session.peer_id
+        while not session.ended.is_set():
+            if self._is_bettered(peer_id):
+                return
+            woken = self._kept[peer_id]
+            with trio.move_on_after(DIRECT_RETRY_S if session.way is Way.RELAYED else 3600):
+                await first_of(session.ended.wait, woken.wait)
+            if woken.is_set():
+                self._kept[peer_id] = trio.Event()
+            if session.way is Way.RELAYED and not session.ended.is_set():
+                await self._try_directly(peer_id)
+
+    def _is_bettered(self, peer_id: PeerId) -> bool:
+        session = self._open.get(peer_id)
+        relayed = session is not None and session.way is Way.RELAYED
+        return relayed and self._network.way_to(peer_id) is Way.DIRECT
+
+    async def _run_session(
+        self, session: NodeSession, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        peer_id = session.peer_id
         detail = "closed"
         broken = False
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._leave_when_unwanted, session, nursery.cancel_scope)
+                nursery.start_soon(session.end_when_retired)
                 self._open[peer_id] = session
                 self._registry.connected(peer_id, True)
-                log.info("session with node %s opened", peer_id)
+                task_status.started()
                 try:
                     await session.link.run(session.on_messages)
                 except P2PError as error:
@@ -203,31 +283,55 @@ class Sessions:
         finally:
             if self._open.get(peer_id) is session:
                 del self._open[peer_id]
-            self._registry.connected(peer_id, False)
+                self._registry.connected(peer_id, False)
             session.lost(detail)
-        if broken:
-            # A silent peer may sit behind a connection that still looks alive: dial afresh.
-            await self._network.disconnect(peer_id)
-            log.info("session with node %s broke: %s", peer_id, detail)
+            session.ended.set()
+        log.info("session with node %s ended: %s", peer_id, detail)
+        if broken or session.way is Way.RELAYED:
+            # A silent peer may sit behind a connection that still looks alive: dial afresh. And
+            # nobody pays a relay for a connection without a session.
+            await self._network.disconnect(peer_id, only=session.way)
 
-    async def _dial(self, peer_id: PeerId) -> None:
-        if peer_id in self._network.peers():
+    # --- reaching -------------------------------------------------------------------------------
+    async def _reach(self, peer_id: PeerId, *, relays: bool) -> None:
+        """Have a connection to a node. Raises: P2PError."""
+        if self._network.way_to(peer_id) is not None:
             return
-        entry = self._registry.entry(peer_id)
-        addresses = entry.known.advert.addresses if entry is not None else ()
-        failure: P2PError = MalformedError("the node advertises no address")
-        for address in addresses:
-            if not address.endswith(f"/p2p/{peer_id}"):
-                continue
+        direct, relayed = self._addresses(peer_id)
+        failure: P2PError = PeerUnavailableError("it is hidden, and has not dialled us yet")
+        for address in direct:
             try:
-                with trio.fail_after(DIAL_TIMEOUT_S):
-                    await self._network.connect(address)
+                return await self._dial(address)
+            except P2PError as error:
+                failure = error
+        for address in relayed if relays else ():
+            try:
+                await connect_through(self._network, address, self._may_relay)
                 return
-            except trio.TooSlowError:
-                failure = MalformedError(f"{address} does not answer")
             except P2PError as error:
                 failure = error
         raise failure
+
+    async def _try_directly(self, peer_id: PeerId) -> None:
+        for address in self._addresses(peer_id)[0]:
+            try:
+                return await self._dial(address)
+            except P2PError as error:
+                log.debug("%s is still reached through a relay: %s", peer_id, error)
+
+    def _addresses(self, peer_id: PeerId) -> tuple[list[str], list[str]]:
+        """Where a node says that it is: directly, and through relays."""
+        entry = self._registry.entry(peer_id)
+        addresses = entry.known.advert.addresses if entry is not None else ()
+        own = [a for a in addresses if a.endswith(f"/p2p/{peer_id}")]
+        return [a for a in own if not is_relayed(a)], [a for a in own if is_relayed(a)]
+
+    async def _dial(self, address: str) -> None:
+        try:
+            with trio.fail_after(DIAL_TIMEOUT_S):
+                await self._network.connect(address)
+        except trio.TooSlowError as error:
+            raise PeerUnavailableError(f"{address} does not answer") from error
 
     async def _leave_when_unwanted(self, session: NodeSession, scope: trio.CancelScope) -> None:
         """End a session whose node is banned or no longer serves what is approved."""

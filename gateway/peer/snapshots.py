@@ -4,6 +4,7 @@ addresses, no secrets."""
 from __future__ import annotations
 
 import base64
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -61,20 +62,26 @@ class Snapshots:
         }
 
     def model_cards(self) -> list[ModelCard]:
-        """The approved models that at least one reachable node serves."""
+        """The models, approved and unverified, that at least one reachable node serves."""
         configuration = self._configuration()
         if configuration is None:
             return []
         return [
-            ModelCard(model.name, configuration.issued_ms // 1000, model.context_tokens)
-            for model in configuration.models
+            ModelCard(
+                model.name,
+                configuration.issued_ms // 1000,
+                model.context_tokens,
+                model.verified,
+                model.tasks,
+            )
+            for model in configuration.all_models
             if self._services.registry.reachable(bytes.fromhex(model.digest))
         ]
 
     def models(self) -> dict[str, Any]:
-        """All approved models: price, context, who serves them."""
+        """All models, approved and unverified: price, context, who serves them."""
         configuration = self._configuration()
-        models = configuration.models if configuration is not None else ()
+        models = configuration.all_models if configuration is not None else ()
         return {"models": [self._model(model) for model in models]}
 
     def _model(self, model: ApprovedModel) -> dict[str, Any]:
@@ -87,7 +94,10 @@ class Snapshots:
             "name": model.name,
             "version": model.version,
             "digest": model.digest,
+            "verified": model.verified,
+            "modalities": list(model.modalities),
             "context_tokens": model.context_tokens,
+            "tasks": list(model.tasks),
             "input_microcredits_per_million_tokens": model.input_microcredits_per_million_tokens,
             "output_microcredits_per_million_tokens": model.output_microcredits_per_million_tokens,
             "nodes": len(candidates),
@@ -124,7 +134,9 @@ class Snapshots:
         for model in advert.models:
             approved = configuration.model_with_digest(model.digest) if configuration else None
             name = approved.name if approved is not None else model.name
-            models.append({"name": name, "context_tokens": model.context_tokens})
+            models.append(
+                {"name": name, "context_tokens": model.context_tokens, "mode": model.mode}
+            )
         load = next(iter(entry.candidates.values()), None)
         return {
             "peer_id": advert.peer_id,
@@ -132,6 +144,7 @@ class Snapshots:
             "account_id": entry.known.certificate.account_id,
             "models": models,
             "software": advert.software,
+            "hardware": dataclasses.asdict(advert.hardware) if advert.hardware else None,
             "connected": entry.connected,
             "draining": advert.draining,
             "running": load.running if load is not None else 0,

@@ -17,9 +17,12 @@ from gateway.errors import (
 from gateway.limits import RETRY_AFTER_S
 from gateway.peer.attempt import Refusal
 from gateway.peer.routing import Choice, explain
+from p2p.embeddings import CHAT, EMBEDDINGS
 
 _BLAMELESS = {"busy", "draining", "deadline", "price", "needs_voucher"}
 _BLAMELESS |= {"context_length_exceeded", "bad_request", "unsupported"}
+_BLAMELESS |= {"not_resumable", "caller_not_allowed", "price_too_low", "outside_hours", "too_large"}
+_BLAMELESS |= {"too_many_choices"}
 
 
 @dataclass(slots=True)
@@ -28,6 +31,8 @@ class Verdicts:
 
     counts: Counter[str] = field(default_factory=Counter)
     retry_after_s: float = RETRY_AFTER_S
+    lacking: GatewayError | None = None
+    """What the client is told if no other node's server can do it either."""
 
     def note(self, code: str, retry_after_ms: int = 0) -> None:
         """Count one answer that was not a complete one."""
@@ -43,6 +48,8 @@ class Verdicts:
                 f"The answer broke off and could not be continued. {text}",
                 retry_after_s=self.retry_after_s,
             )
+        if self.lacking is not None and set(self.counts) == {"unsupported"}:
+            return self.lacking
         reasons = set(choice.removed)
         if "images" in reasons and reasons <= {"images", "other_model"} and not self.counts:
             return UnsupportedError(
@@ -56,11 +63,24 @@ def is_blamed(code: str) -> bool:
     return code not in _BLAMELESS
 
 
-def client_error(refusal: Refusal, *, longer_context_exists: bool) -> GatewayError | None:
+def client_error(
+    refusal: Refusal, *, longer_context_exists: bool, task: str = CHAT
+) -> GatewayError | None:
     """The error that a refusal means for the client; None if another node may take the job."""
     if refusal.code == "context_length_exceeded":
         if longer_context_exists:
             return None
+        if task == EMBEDDINGS:
+            return ContextLengthError(
+                f"This model's maximum context length is {refusal.context_tokens} tokens. However, "
+                f"one of your inputs has {refusal.input_tokens} tokens. Please shorten it.",
+                param="input",
+            )
+        if not refusal.input_tokens:  # a server that does not say how long the prompt is
+            return ContextLengthError(
+                "Your messages are too long for this model's context. Please reduce their length.",
+                param="messages",
+            )
         return ContextLengthError(
             f"This model's maximum context length is {refusal.context_tokens} tokens. However, "
             f"your messages resulted in {refusal.input_tokens} tokens. Please reduce their length.",

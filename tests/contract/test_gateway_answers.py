@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,9 @@ async def test_request_as_the_node_sees_it(world: GatewayWorld) -> None:
     (job,) = [job for node in world.nodes for job in node.jobs]
     assert job.offer.seed == 5
     assert job.offer.output_tokens_max == 9
+    day = datetime.date.fromisoformat(job.request.pop("date"))
+    today = datetime.datetime.now(datetime.UTC).date()
+    assert today - day in (datetime.timedelta(0), datetime.timedelta(days=1))
     assert job.request == {
         "messages": [{"role": "user", "content": "Grüße"}],
         "temperature": 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 import json
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from tests.fakes.gateway_world import GatewayWorld, chat
 from tests.fakes.nodes import Script
 
 CHAT = "/v1/chat/completions"
+DAY = datetime.date(2026, 11, 21)
 T = TypeVar("T")
 
 
@@ -55,7 +57,7 @@ def world(tmp_path: Path) -> GatewayWorld:
 
 def generated(engine: BatchingEngine, body: dict[str, Any]) -> list[str]:
     """What the demo model answers to a request's body, a text for each token."""
-    request = parse_chat_request(json.dumps(body).encode()).for_node()
+    request = parse_chat_request(json.dumps(body).encode()).for_node(DAY)
     job = engine.prepare(JobRequest(1, request, 100, 1))
     engine.start(job)
     texts = []

@@ -26,7 +26,7 @@ from p2p.lease_messages import LEDGER_NOTICE_TOPIC, LedgerNotice
 from p2p.ledger_notices import encode_notice
 from p2p.membership import Membership
 from p2p.memory_network import MemoryHub
-from p2p.network_configuration import Limits
+from p2p.network_configuration import ApprovedModel, Limits, UnverifiedModel
 from p2p.signing import KeyPair, Signed
 from p2p.types import Role
 from tests.fakes import trust
@@ -57,7 +57,14 @@ class GatewayWorld:
     """
 
     def __init__(
-        self, data_dir: Path, *, nodes: int = 2, lease_usable_s: int = 0, **ledger_options: Any
+        self,
+        data_dir: Path,
+        *,
+        nodes: int = 2,
+        lease_usable_s: int = 0,
+        approved: tuple[ApprovedModel, ...] = (trust.MODEL,),
+        unverified_models: tuple[UnverifiedModel, ...] = (),
+        **ledger_options: Any,
     ) -> None:
         self.hub = MemoryHub(1)
         self.data_dir = data_dir
@@ -65,7 +72,10 @@ class GatewayWorld:
         self.issued_ms = system_clock_ms() - 1000
         options = {"issued_ms": self.issued_ms}
         self.signed_configuration = trust.configuration(
-            issued_ms=self.issued_ms, limits=Limits(lease_usable_s=lease_usable_s)
+            issued_ms=self.issued_ms,
+            limits=Limits(lease_usable_s=lease_usable_s),
+            models=approved,
+            unverified_models=unverified_models,
         )
         chain = trust.gateway_chain(**options)
         book = self._book()

@@ -78,6 +78,10 @@ class RealNetwork:
         self.parts: list[Part] = []
         self.base_url = self.api_key = self.network = self.bootstrap = ""
 
+    def configure(self, **environment: str) -> None:
+        """Set variables of the processes that are started from now on."""
+        self._environment |= environment
+
     # --- processes ------------------------------------------------------------------------------
     def run(
         self, *words: str, timeout_s: float = HANG_S, **environment: str

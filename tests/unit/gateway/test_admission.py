@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gateway.errors import ContextLengthError, InvalidRequestError
 from gateway.http.openai_types import ChatRequest, parse_chat_request
 from gateway.jobs import RequestSize
+from gateway.limits import LOGPROBS_PER_JOB_MAX, OUTPUT_TOKENS_PER_JOB_MAX
 from gateway.peer.admission import quote_job
 from p2p.prices import PriceTerms, charge
 from tests.fakes.trust import MODEL
@@ -39,6 +40,25 @@ def test_no_room_for_a_prompt(max_tokens: int) -> None:
 def test_no_output() -> None:
     with pytest.raises(InvalidRequestError):
         quote_job(MODEL, TERMS, RequestSize(1, 1), 0)
+
+
+def test_choices_are_paid_for_together() -> None:
+    quote = quote_job(MODEL, TERMS, RequestSize(100, 1), 50, choices=4)
+    assert (quote.output_tokens_max, quote.output_tokens_sum_max) == (50, 200)
+    assert quote.maximum == charge(TERMS, quote.input_tokens_max, 200)
+    large = MODEL.model_copy(update={"context_tokens": 200_000})
+    quote = quote_job(large, TERMS, RequestSize(1, 1), 60_000, choices=8)
+    assert quote.output_tokens_max == OUTPUT_TOKENS_PER_JOB_MAX // 8
+
+
+def test_logprobs_are_bounded() -> None:
+    large = MODEL.model_copy(update={"context_tokens": 200_000})
+    most = LOGPROBS_PER_JOB_MAX // 21
+    quote_job(large, TERMS, RequestSize(1, 1), most, top_logprobs=20)
+    quote_job(large, TERMS, RequestSize(1, 1), most, choices=2, top_logprobs=9)
+    for choices, max_tokens in ((1, most + 1), (2, most)):
+        with pytest.raises(InvalidRequestError, match="top_logprobs"):
+            quote_job(large, TERMS, RequestSize(1, 1), max_tokens, choices, 20)
 
 
 @given(st.lists(st.text(min_size=1, max_size=50), min_size=1, max_size=5))

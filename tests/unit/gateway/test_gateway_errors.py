@@ -66,7 +66,9 @@ def test_node_refusals() -> None:
     long_prompt = Refusal("context_length_exceeded", "", 0, 2000, 1024)
     assert client_error(long_prompt, longer_context_exists=True) is None
     assert is_blamed("runtime")
-    assert not is_blamed("busy")
+    for code in ("busy", "not_resumable", "caller_not_allowed", "price_too_low", "outside_hours"):
+        assert not is_blamed(code), code
+    assert not is_blamed("too_large")
 
 
 def test_nobody_left() -> None:

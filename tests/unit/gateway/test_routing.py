@@ -30,6 +30,7 @@ def candidate(name: str = "a", **changes: Any) -> Candidate:
         ("no_certificate", {"certificate_expires_ms": 1000}, WANTED),
         ("context", {"context_tokens": 99}, Wanted(DIGEST, 100, output_tokens_asked=100)),
         ("images", {}, replace(WANTED, needs_images=True)),
+        ("choices", {"slots": 4}, replace(WANTED, choices=5)),
         ("draining", {"draining": True}, WANTED),
         ("no_session", {"connected": False}, WANTED),
         ("not_accepting", {"accepting": False}, WANTED),

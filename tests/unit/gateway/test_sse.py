@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from gateway.errors import AnswerFailedError
 from gateway.http.call_objects import Call
 from gateway.http.sse import DONE, ChunkWriter, call_id, call_object, error_event
-from gateway.jobs import Done, ReceiptNote
+from gateway.jobs import Done, Ended, ReceiptNote
 
 NOTE = ReceiptNote("cmVjZWlwdA==", "00ff", 12, "aa")
-DONE_EVENT = Done("stop", "", 3, 4, NOTE)
+DONE_EVENT = Done((Ended("stop"),), 3, 4, NOTE)
 
 
 def read(data: bytes) -> list[object]:
@@ -68,7 +68,7 @@ def test_a_call_is_two_chunks(arguments: str, wants_usage: bool) -> None:
 
 def test_an_answer_of_calls_ends_with_its_text() -> None:
     writer = ChunkWriter("chatcmpl-1", 5, "m", wants_usage=False)
-    last, _ = read(writer.closing(DONE_EVENT, "tool_calls", "{}"))
+    last, _ = read(writer.closing(DONE_EVENT, ["tool_calls"], "{}"))
     assert isinstance(last, dict)
     assert last["choices"][0]["finish_reason"] == "tool_calls"
     assert last["resultity"]["answer_text"] == "{}"
