@@ -208,6 +208,13 @@ def _examine_capture(
         receipts = b"".join(leg.receipt.digest() for leg in document.legs)
         same = hashlib.sha256(evidence.salt + receipts).digest() == bill.commitment
         found.append(Finding(same, "the receipt commits to the node receipts that were paid"))
+    read = sum(leg.delivery.input_tokens for leg in opened)
+    found.append(
+        Finding(
+            read == bill.input_tokens,
+            f"the receipt says {bill.input_tokens} input tokens, the gateway counted {read}",
+        )
+    )
     delivered = sum(leg.delivery.output_tokens for leg in opened)
     found.append(
         Finding(

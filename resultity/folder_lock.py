@@ -46,6 +46,16 @@ def locked_folder(folder: Path, name: str = LOCK_NAME) -> Iterator[None]:
         os.close(descriptor)
 
 
+def lock_holder(folder: Path, name: str = LOCK_NAME) -> int | None:
+    """Give the ID of the process that holds the folder now; None if nobody does."""
+    if not is_locked(folder, name):
+        return None
+    try:
+        return int((folder / name).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
 def is_locked(folder: Path, name: str = LOCK_NAME) -> bool:
     """Tell whether a process holds the folder now."""
     try:

@@ -34,8 +34,10 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands from the declarations alone."""
+        """Write the list of commands without importing the lazy ones."""
         rows = [(name, help_text) for name, (_, help_text) in self._lazy.items()]
+        own = super().list_commands(ctx)
+        rows += [(name, self.commands[name].get_short_help_str(limit=100)) for name in own]
         if rows:
             with formatter.section("Commands"):
                 formatter.write_dl(rows)

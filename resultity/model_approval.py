@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pydantic
 
 from node.errors import NodeError
 from node.model_file import ModelFile, read_model_file
+from p2p.embeddings import TASKS
 from p2p.network_configuration import ApprovedModel
 from resultity.errors import SettingsError
 
@@ -43,9 +45,12 @@ def split_model_argument(text: str) -> tuple[str | None, Path]:
     return None, Path(text).expanduser()
 
 
-def approve_model(name: str | None, path: Path, prices: Prices) -> ApprovedModel:
+def approve_model(
+    name: str | None, path: Path, prices: Prices, tasks: Sequence[str] = ()
+) -> ApprovedModel:
     """Read a model file whole and make the configuration's entry for it.
 
+    Args: tasks: what it may be used for; none: what the file says that it is for.
     Raises: SettingsError that says what is wrong with the file or the name.
     """
     try:
@@ -57,6 +62,7 @@ def approve_model(name: str | None, path: Path, prices: Prices) -> ApprovedModel
             name=name or model_name_of(file),
             version=file.version or "1",
             digest=file.digest.hex(),
+            tasks=tasks or _tasks_of(file),
             context_tokens=file.context_tokens,
             default_output_tokens=min(OUTPUT_TOKENS_DEFAULT, max(1, file.context_tokens // 2)),
             input_microcredits_per_million_tokens=prices.input_microcredits_per_million_tokens,
@@ -66,6 +72,11 @@ def approve_model(name: str | None, path: Path, prices: Prices) -> ApprovedModel
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise SettingsError(f"model {path}: {where}: {first['msg']}") from error
+
+
+def _tasks_of(file: ModelFile) -> tuple[str, ...]:
+    """The demo model is for all that there is to try."""
+    return TASKS if file.path.name == DEMO_MODEL_FILE else file.tasks
 
 
 def model_name_of(file: ModelFile) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 from rich.table import Table
 
-from node.observation.status import NodeStatus, read_status
+from node.observation.status import ModelStatus, NodeStatus, read_status
 from resultity.accounts import show_credits
 from resultity.errors import NotRunningError
 from resultity.settings_sources import default_data_dir
@@ -80,18 +80,19 @@ def _rows(status: NodeStatus, now_ms: int) -> list[tuple[str, str]]:
         ("cache", f"{hits} of the input"),
         ("earned", earned),
         ("unpaid", f"{status.claims_waiting} receipts wait for the ledger"),
-        (
-            "model",
-            f"{status.model}, {status.model_state}"
-            f"{', reproducible' if status.reproducible else ''}",
-        ),
+        *(row for model in status.models for row in _model_rows(model)),
         (
             "runtime",
-            f"{'ready' if status.runtime_ready else 'starting'}, restarted "
+            f"{'ready' if status.runtime_ready else 'not loaded'}, restarted "
             f"{status.runtime_restarts} times, "
-            f"{'without network' if status.sandboxed else 'NOT kept from the network'}",
+            f"{'without network' if status.sandboxed else 'NOT kept from the network'}"
+            f"{', reproducible' if status.reproducible else ''}",
         ),
+        ("memory", _memory_line(status)),
+        ("machine", status.hardware),
+        ("refused", _refused_line(status)),
         ("network", f"{status.gateways} gateways, bootstrap {status.bootstrap or 'unreachable'}"),
+        *([("reach", status.reach)] if status.reach else []),
         ("peer", f"{status.peer_id} for {status.account_id}"),
         (
             "up",
@@ -99,3 +100,44 @@ def _rows(status: NodeStatus, now_ms: int) -> list[tuple[str, str]]:
             f"certificate ends in {left_days:.1f} days",
         ),
     ]
+
+
+def _model_rows(model: ModelStatus) -> list[tuple[str, str]]:
+    rows = [("model", _model_line(model))]
+    if model.threads:
+        parts = [f"{model.threads} threads", model.mode]
+        if model.gpu_layers:
+            parts.append(f"{model.gpu_layers} layers on GPUs")
+        costs = ", ".join(f"{us / 1000:.3g} for {n}" for n, us in model.step_costs_us.items())
+        if costs:
+            parts.append(f"a step takes (ms, by jobs) {costs}")
+        rows.append(("", ", ".join(parts)))
+    rows += [("", note) for note in model.notes]
+    return rows
+
+
+def _model_line(model: ModelStatus) -> str:
+    line = f"{model.name}, {model.state}"
+    if model.reason:
+        line += f" ({model.reason})"
+    if not model.verified:
+        line += ", not verified"
+    if model.loaded:
+        line += (
+            f", {model.jobs} jobs on {model.slots} slots, {model.tokens_per_second:.1f} tokens/s"
+        )
+    return line
+
+
+def _memory_line(status: NodeStatus) -> str:
+    used = sum(model.memory_bytes for model in status.models) / 1e9
+    if status.memory_bytes_max is None:
+        return f"{used:.2f} GB for models"
+    return f"{used:.2f} of {status.memory_bytes_max / 1e9:.2f} GB for models"
+
+
+def _refused_line(status: NodeStatus) -> str:
+    if not status.refused:
+        return "nothing"
+    recent = f"{status.refused} offers, {status.refused_recently} in the last five minutes"
+    return f"{recent}, the last: {status.last_refusal}"

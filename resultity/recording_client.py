@@ -9,6 +9,11 @@ import openai
 from resultity.errors import GatewayCallError
 
 
+def _chats(model: Any) -> bool:
+    note = (model.model_extra or {}).get("resultity") or {}
+    return "chat" in note.get("tasks", ("chat",))
+
+
 class RecordingClient:
     """An OpenAI client, made as any user makes it, that remembers the body of its last request."""
 
@@ -38,8 +43,11 @@ class RecordingClient:
         self.openai.close()
 
     def first_model(self) -> str:
-        """The first model that the gateway lists. Raises: GatewayCallError, openai.OpenAIError."""
-        models = self.openai.models.list().data
+        """The first model that the gateway lists and that chats.
+
+        Raises: GatewayCallError, openai.OpenAIError.
+        """
+        models = [model for model in self.openai.models.list().data if _chats(model)]
         if not models:
-            raise GatewayCallError("the gateway offers no model now: no node serves one")
+            raise GatewayCallError("the gateway offers no model for chats now: no node serves one")
         return str(models[0].id)

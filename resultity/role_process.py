@@ -24,6 +24,7 @@ import trio
 
 from resultity.folder_lock import locked_folder
 from resultity.log_setup import debug_wanted, set_up_logging
+from resultity.service_notice import ServiceNotice
 
 log = logging.getLogger("resultity")
 OUR_PACKAGES = ("p2p", "node", "bootstrap", "gateway", "ledger", "resultity")
@@ -65,8 +66,10 @@ async def _serve(
     # not have Python's default effect, a traceback.
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as watchers:
-            ending = _Ending()
+            notice = ServiceNotice()
+            ending = _Ending(notice)
             watchers.start_soon(ending.follow, signals, watchers)
+            watchers.start_soon(notice.live)
             with ending.scope:
                 async with trio.open_nursery() as nursery:
                     running = await nursery.start(run, settings)
@@ -76,6 +79,7 @@ async def _serve(
                     log.info("%s serves as %s", role, facts["peer_id"])
                     if ready_file is not None:
                         write_ready_file(ready_file, facts)
+                    notice.ready()
             watchers.cancel_scope.cancel()
 
 
@@ -93,7 +97,8 @@ class _Ending:
     """How a role ends: a first signal lets it finish what it has, the next one ends it, and one
     more ends the process whatever it does."""
 
-    def __init__(self) -> None:
+    def __init__(self, notice: ServiceNotice) -> None:
+        self._notice = notice
         self.scope = trio.CancelScope()
         self.drain: Callable[[], Awaitable[None]] | None = None
         self._draining = False
@@ -101,6 +106,7 @@ class _Ending:
     async def follow(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
         async for number in signals:
             name = signal.Signals(number).name
+            self._notice.stopping()
             if self.scope.cancel_called:
                 os._exit(EXIT_BY_SECOND_SIGNAL)
             if self.drain is not None and not self._draining:

@@ -4,7 +4,8 @@ Theory of operation. Each role has one frozen dataclass of settings. A field `co
 node is given by the option `--context-tokens`, the variable `RESULTITY_NODE_CONTEXT_TOKENS`, or the
 line `context_tokens = 1024` in the table `[node]` of the file that `--config` names. The first of
 these that is there wins. Fields with several values are repeated options, separated by commas in
-the environment, and arrays in TOML.
+the environment, and arrays in TOML. A field that is a dataclass itself is a table of its own:
+`[node.rules]`, or `RESULTITY_NODE_RULES_...`.
 """
 
 from __future__ import annotations
@@ -73,7 +74,13 @@ def collect_settings(
         )
     values: dict[str, Any] = {}
     for name, field in fields.items():
-        variable = f"RESULTITY_{role.upper()}_{name.upper()}"
+        variable = f"RESULTITY_{role.upper().replace('.', '_')}_{name.upper()}"
+        if dataclasses.is_dataclass(hints[name]):
+            own = table.get(name, {})
+            if not isinstance(own, dict):
+                raise SettingsError(f"[{role}.{name}] must be a table")
+            values[name] = collect_settings(hints[name], f"{role}.{name}", {}, environment, own)
+            continue
         option = options.get(name)
         if option is not None and option != ():
             values[name] = convert(option, hints[name], option_of(name))

@@ -22,6 +22,7 @@ ANSWER_TIMEOUT_S = 600.0
 @click.option("--base-url", help="Default: OPENAI_BASE_URL, or the local network.")
 @click.option("--api-key", help="Default: RESULTITY_API_KEY, OPENAI_API_KEY, or the local key.")
 @click.option("--max-tokens", type=click.IntRange(1))
+@click.option("--accept-unverified", is_flag=True, help="Models may answer that nobody can verify.")
 @click.option("--verbose", is_flag=True, help="Tokens and price on stderr afterwards.")
 @click.option(
     "--save",
@@ -35,6 +36,7 @@ def ask(
     base_url: str | None,
     api_key: str | None,
     max_tokens: int | None,
+    accept_unverified: bool,
     verbose: bool,
     save: Path | None,
     data_dir: Path | None,
@@ -42,14 +44,17 @@ def ask(
     """Ask a model and stream its answer."""
     with reported_errors():
         target = find_target(base_url, api_key, data_dir)
-        _ask(target, question, model, max_tokens, verbose, save)
+        options: dict[str, Any] = {"max_tokens": max_tokens} if max_tokens else {}
+        if accept_unverified:
+            options["extra_body"] = {"resultity": {"accept_unverified": True}}
+        _ask(target, question, model, options, verbose, save)
 
 
 def _ask(
     target: Target,
     question: str,
     model: str | None,
-    max_tokens: int | None,
+    options: dict[str, Any],
     verbose: bool,
     save: Path | None,
 ) -> None:
@@ -60,7 +65,6 @@ def _ask(
     client = RecordingClient(
         target.base_url, target.api_key, timeout_s=ANSWER_TIMEOUT_S, retries_max=1
     )
-    options: dict[str, Any] = {"max_tokens": max_tokens} if max_tokens else {}
     facts: dict[str, Any] = {}
     usage: Any = None
     text = ""

@@ -47,7 +47,7 @@ def peers(gateway: str | None, as_json: bool, data_dir: Path | None) -> None:
 @explore.command("models")
 @common_options
 def models(gateway: str | None, as_json: bool, data_dir: Path | None) -> None:
-    """List the approved models, their prices and who serves them."""
+    """List the models, approved and unverified, their prices and who serves them."""
     _show("models", gateway, as_json, data_dir)
 
 
@@ -157,7 +157,8 @@ def peers_table(rows: Sequence[dict[str, Any]], now_ms: int) -> Table:
 
 
 def models_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Make the table of models. Prices are credits for a million tokens."""
+    """Make the table of models. Prices are credits for a million tokens. An unverified model has no
+    file, and so no digest that says anything."""
     table = Table("model", "SHA-256")
     for name in ("context", "nodes", "free slots", "price in", "price out"):
         table.add_column(name, justify="right")
@@ -167,7 +168,7 @@ def models_table(rows: Sequence[dict[str, Any]]) -> Table:
         ]
         table.add_row(
             str(row.get("name", "")),
-            f"{str(row.get('digest', ''))[:12]}…",
+            f"{str(row.get('digest', ''))[:12]}…" if row.get("verified", True) else "unverified",
             str(row.get("context_tokens", "")),
             str(row.get("nodes", "")),
             f"{row.get('slots_free', '')} of {row.get('slots', '')}",

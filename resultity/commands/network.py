@@ -9,16 +9,18 @@ import click
 
 from p2p.account_file import load_account
 from p2p.clock import system_clock_ms
+from p2p.embeddings import TASKS
 from p2p.identity import load_key, load_or_create_key
 from p2p.network_configuration import open_configuration
 from p2p.types import AccountId, PeerId, Role, is_account_id, parse_network_id, public_key_of
-from resultity.commands.network_invite import invite_account
+from resultity.commands.network_invite import invite_account, invite_node
 from resultity.commands.network_mirror import (
     admit_mirror,
     name_log_key,
     name_log_keys,
     public_key,
 )
+from resultity.commands.network_unverified import allow_unverified
 from resultity.commands.options import EXISTING, PATH
 from resultity.errors import SettingsError
 from resultity.model_approval import (
@@ -45,8 +47,10 @@ def network() -> None:
 
 
 network.add_command(invite_account)
+network.add_command(invite_node)
 network.add_command(admit_mirror)
 network.add_command(name_log_key)
+network.add_command(allow_unverified)
 
 
 @network.command("init")
@@ -112,11 +116,16 @@ def sign(document: Path, data_dir: Path) -> None:
 @click.option("--data-dir", type=PATH, required=True, help="The founder's folder.")
 @click.option("--input-price", type=click.IntRange(0), default=INPUT_PRICE, show_default=True)
 @click.option("--output-price", type=click.IntRange(0), default=OUTPUT_PRICE, show_default=True)
-def approve(model: str, data_dir: Path, input_price: int, output_price: int) -> None:
+@click.option("--task", "tasks", type=click.Choice(TASKS), multiple=True,
+              help="What it may be used for (repeatable); else what the file says.")  # fmt: skip
+def approve(
+    model: str, data_dir: Path, input_price: int, output_price: int, tasks: tuple[str, ...]
+) -> None:
     """Approve a model ([NAME=]PATH of a GGUF file) in a new version of the configuration."""
     with reported_errors():
         files = NetworkFiles(data_dir)
-        entry = approve_model(*split_model_argument(model), Prices(input_price, output_price))
+        prices = Prices(input_price, output_price)
+        entry = approve_model(*split_model_argument(model), prices, tasks)
         _, current = files.configuration()
         edited = current.model_copy(update={"models": (*current.models, entry)})
         configuration = sign_next(files, edited.model_dump_json(), system_clock_ms)

@@ -10,14 +10,22 @@ from typing import Any, TypeVar
 
 import click
 
-from resultity.commands import node_status
+from node.limits import MODES
+from node.settings_file import SETTINGS_FILE
+from p2p.hidden_modes import HIDDEN_MODES
+from resultity.commands import node_join, node_service, node_status
 from resultity.commands.options import EXISTING, PATH
+from resultity.lazy_group import LazyGroup
 from resultity.log_setup import LEVELS
 from resultity.role_process import is_ours, one_line, reported_errors, run_role
 from resultity.settings_sources import collect_settings, default_data_dir, read_table
 
 F = TypeVar("F", bound=Callable[..., Any])
-LISTEN_HELP = "Multiaddress to listen on (repeatable); default /ip4/127.0.0.1/tcp/0."
+NODE_COMMANDS = {
+    # Imports an HTTP client, which no other command of a node needs.
+    "models": ("resultity.commands.node_models:models", "Keep the model files of a node."),
+}
+LISTEN_HELP = "Multiaddress to listen on (repeatable), or none; default /ip4/127.0.0.1/tcp/0."
 
 
 def common_options(function: F) -> F:
@@ -77,6 +85,10 @@ def _settings(role: str, config: Path | None, given: dict[str, Any]) -> Any:
         variable = f"RESULTITY_{role.upper()}_DATA_DIR"
         if given["data_dir"] is None and variable not in os.environ and "data_dir" not in table:
             given["data_dir"] = default_data_dir() / role
+        if role == "node" and config is None:
+            folder = Path(given["data_dir"] or os.environ[variable])
+            if (folder / SETTINGS_FILE).exists():  # it has joined
+                table = read_table(folder / SETTINGS_FILE, role)
         return collect_settings(settings_class, role, given, os.environ, table)
     except Exception as error:
         # Whatever a settings class refuses with (each role has its own errors) is a bad argument.
@@ -85,7 +97,7 @@ def _settings(role: str, config: Path | None, given: dict[str, Any]) -> Any:
         raise click.UsageError(one_line(error)) from error
 
 
-@click.group()
+@click.group(cls=LazyGroup, lazy=NODE_COMMANDS)
 def node() -> None:
     """Serve a model to a network."""
 
@@ -94,17 +106,45 @@ def node() -> None:
 @common_options
 @bootstraps_option
 @click.option("--model", type=PATH, help="The model: a GGUF file that the network approves.")
+@click.option("--models-dir", type=PATH, help="Serve the models of this store (`node models`).")
+@click.option("--preload", multiple=True, help="Models loaded at the start: a pattern.")
 @click.option("--slots", type=click.IntRange(1, 256), help="Jobs at the same time.")
 @click.option("--context-tokens", type=click.IntRange(16), help="Context of each job.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of the model's process.")
+@click.option("--mode", type=click.Choice(MODES), help="Answers: reproducible, or faster.")
+@click.option("--gpu-layers", help="Layers on GPUs: a number, or auto (as many as fit).")
 @click.option("--account-file", type=PATH, help="Account that earns (from `account create`).")
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Prometheus, on 127.0.0.1.")
 @click.option("--invite-file", type=PATH, help="File with an invite, for networks that ask one.")
+@click.option(
+    "--hidden", type=click.Choice(HIDDEN_MODES), help="Whether others cannot dial it; default auto."
+)
+@click.option("--upstream", help="Offer another server, as http://127.0.0.1:8000/v1.")
+@click.option(
+    "--upstream-model",
+    "upstream_models",
+    multiple=True,
+    help="Which of its models: NAME or NAME=NETWORK_NAME (repeatable).",
+)
+@click.option("--upstream-key-file", type=PATH, help="File with its key, readable by you only.")
+@click.option("--upstream-slots", type=click.IntRange(1, 256), help="Jobs at once it takes.")
+@click.option(
+    "--upstream-context-tokens", type=click.IntRange(16), help="Its context, if it does not tell."
+)
 def node_run(**given: Any) -> None:
     """Serve a model until SIGINT or SIGTERM."""
     _run("node", given)
 
 
+def run_node(folder: Path) -> None:
+    """Serve with what a data folder says, until SIGINT or SIGTERM."""
+    options = {parameter.name: None for parameter in node_run.params if parameter.name}
+    _run("node", {**options, "data_dir": folder, "log_level": "info", "quiet": False})
+
+
+node.add_command(node_join.join_command)
+node.add_command(node_join.leave_command)
+node.add_command(node_service.service)
 node.add_command(node_status.status)
 node.add_command(node_status.logs)
 node.add_command(node_status.drain)

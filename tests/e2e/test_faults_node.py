@@ -37,6 +37,37 @@ def test_a_node_killed_in_the_middle_of_an_answer_is_replaced(network: RealNetwo
     network.settled_balance()
 
 
+def test_choices_go_on_when_their_node_is_killed(network: RealNetwork) -> None:
+    """Each choice to its end, each token's logprob once and in order."""
+    texts, logprobs, ends = ["", "", ""], [[], [], []], ["", "", ""]  # type: ignore[var-annotated]
+    killed = False
+    with network.client() as client:
+        stream = client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Count."}],
+            max_tokens=30,
+            n=3,
+            logprobs=True,
+            stream=True,
+        )
+        for chunk in stream:
+            for choice in chunk.choices:
+                texts[choice.index] += choice.delta.content or ""
+                if choice.logprobs is not None:
+                    logprobs[choice.index] += choice.logprobs.content or []
+                ends[choice.index] += choice.finish_reason or ""
+            if not killed and min(map(len, texts)) > 20:
+                network.busy_node().kill()
+                killed = True
+    assert killed
+    assert ends == ["length"] * 3
+    assert texts == [answer_text(30)] * 3
+    for entries in logprobs:
+        assert "".join(entry.token for entry in entries) == answer_text(30)
+        assert [entry.logprob for entry in entries] == [-place / 4 for place in range(1, 31)]
+    network.settled_balance()
+
+
 def test_the_only_node_killed_ends_the_stream_with_an_error(network: RealNetwork) -> None:
     seen = StreamSeen()
     with network.client() as client, network.open_stream(client) as stream:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import concurrent.futures
 import json
+import operator
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,6 +101,67 @@ def test_a_forced_tool_call_and_its_receipt(network: LocalFacts, tmp_path: Path)
     assert "verified" in lines[0]
 
 
+def test_choices_with_logprobs_and_their_receipt(network: LocalFacts, tmp_path: Path) -> None:
+    """Two choices of the real runtime, each token with its logprob; the receipt is over both."""
+    with RecordingClient(network.base_url, network.api_key, timeout_s=120) as client:
+        answer = client.openai.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": CAPITAL}],
+            n=2,
+            logprobs=True,
+            top_logprobs=2,
+            temperature=0,
+        )
+        request = client.request
+    for choice in answer.choices:
+        assert choice.message.content == "The capital of France is Paris."
+        assert choice.logprobs is not None
+        entries = choice.logprobs.content or []
+        assert "".join(entry.token for entry in entries) == choice.message.content
+        for entry in entries:
+            # Greedy: each token is the likeliest one.
+            assert entry.token == entry.top_logprobs[0].token
+            assert 0 >= entry.logprob == entry.top_logprobs[0].logprob
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == sum(
+        len(choice.logprobs.content or ()) for choice in answer.choices if choice.logprobs
+    )
+    note = answer.resultity
+    bill = Answer(note["answer_text"], request, note["receipt"], note["price_microcredits"])
+    lines: list[str] = []
+    facts = {"base_url": network.base_url, "network": network.network}
+    verify_in_another_process(tmp_path, facts, bill, lines.append)
+    assert "verified" in lines[0]
+
+
+def test_embeddings_are_paid_and_their_receipt_verifies(
+    network: LocalFacts, tmp_path: Path
+) -> None:
+    before = settled(network)
+    texts = [CAPITAL, "What is the capital of Spain?", "Tell me a story about a cat."]
+    with RecordingClient(network.base_url, network.api_key, timeout_s=120) as client:
+        answer = client.openai.embeddings.create(model=MODEL, input=texts)
+        request = client.request
+        chat = client.openai.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": CAPITAL}], temperature=0
+        )
+    assert chat.choices[0].message.content == "The capital of France is Paris."
+    france, spain, story = (item.embedding for item in answer.data)
+    assert sum(map(operator.mul, france, spain)) > 0.7
+    assert sum(map(operator.mul, france, story)) < 0.5
+    note = answer.model_extra["resultity"] if answer.model_extra else {}
+    paid = note["price_microcredits"] + (chat.model_extra or {})["resultity"]["price_microcredits"]
+    assert before["available_microcredits"] - settled(network)["available_microcredits"] == paid
+    assert note["price_microcredits"] == -(-answer.usage.prompt_tokens * 500_000 // 10**6)
+    packed = (struct.pack(f"<{len(item.embedding)}f", *item.embedding) for item in answer.data)
+    shown = "".join(base64.b64encode(data).decode() + "\n" for data in packed)
+    lines: list[str] = []
+    facts = {"base_url": network.base_url, "network": network.network}
+    bill = Answer(shown, request, note["receipt"], note["price_microcredits"])
+    verify_in_another_process(tmp_path, facts, bill, lines.append)
+    assert "verified" in lines[0]
+
+
 def test_many_at_once(network: LocalFacts) -> None:
     def ask(number: int) -> str:
         with network.client() as client:
@@ -130,6 +194,10 @@ def test_explore(network: LocalFacts) -> None:
 
     eventually(lambda: roles() == ["bootstrap", "gateway", "node", "node"], "all peers are known")
     assert "gateway" in network.run("explore", "peers").stdout
+    peers = json.loads(network.run("explore", "peers", "--json").stdout)
+    nodes = [row for row in peers if row["role"] == "node"]
+    assert all(row["hardware"]["memory_bytes"] > 1 << 28 for row in nodes)
+    assert {model["mode"] for row in nodes for model in row["models"]} == {"reproducible"}
     rows = json.loads(network.run("explore", "models", "--json").stdout)
     assert [(row["name"], row["nodes"]) for row in rows] == [(MODEL, 2)]
     assert MODEL in network.run("explore", "models").stdout

@@ -13,8 +13,10 @@ import pytest
 import gateway.errors
 from bootstrap.settings import BootstrapSettings
 from gateway.settings import GatewaySettings
+from node.agent.admission_rules import OperatorRules
 from node.settings import NodeSettings
 from p2p import codec
+from p2p.job_messages import REFUSALS
 from p2p.network_configuration import ApprovedModel, NetworkConfiguration
 from resultity.cli_reference import cli_reference
 
@@ -79,6 +81,18 @@ def test_every_setting_is_listed(settings: Any) -> None:
     section = reference("settings.md").split(f"## `[{role}]`")[1].split("\n## ")[0]
     listed = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
     assert listed == {field.name for field in dataclasses.fields(settings)}
+
+
+def test_every_rule_of_an_operator_is_listed() -> None:
+    section = reference("settings.md").split("## `[node.rules]`")[1].split("\n## ")[0]
+    for field in dataclasses.fields(OperatorRules):
+        assert f"`{field.name}`" in section, field.name
+
+
+def test_every_refusal_of_a_node_is_listed() -> None:
+    section = reference("errors.md").split("## Refusals of nodes")[1]
+    for code, meaning in REFUSALS.items():
+        assert f"| `{code}` | {meaning} |" in section, code
 
 
 def test_every_configuration_field_is_listed() -> None:

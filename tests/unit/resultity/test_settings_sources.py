@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from node.agent.admission_rules import OperatorRules
+from node.settings import NodeSettings
+from p2p.errors import MalformedError
 from resultity.errors import SettingsError
 from resultity.settings_sources import collect_settings, default_data_dir, read_table
 
@@ -113,3 +116,36 @@ def test_data_dir_from_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.delenv("RESULTITY_DATA_DIR")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "xdg"))
     assert default_data_dir() == tmp_path / "xdg" / "resultity"
+
+
+# --- tables of their own ------------------------------------------------------------------------
+def collect_node(environment: dict[str, str], table: dict[str, Any]) -> NodeSettings:
+    base = {"network": "n-" + "0" * 32, "data_dir": "/d", "bootstraps": ("/x",), "model": "m"}
+    made = collect_settings(NodeSettings, "node", base, environment, table)
+    assert isinstance(made, NodeSettings)
+    return made
+
+
+def test_rules_are_a_table_of_their_own() -> None:
+    assert collect_node({}, {}).rules == OperatorRules()
+    table = {"rules": {"models": ["tiny-*"], "jobs_max": 3, "schedule": ["mon 09:00-10:00"]}}
+    environment = {"RESULTITY_NODE_RULES_JOBS_MAX": "2", "RESULTITY_NODE_RULES_MODELS": "a,b"}
+    made = collect_node({}, table).rules
+    assert (made.models, made.jobs_max, made.schedule) == (("tiny-*",), 3, ("mon 09:00-10:00",))
+    assert collect_node(environment, table).rules.models == ("a", "b")
+    assert collect_node(environment, table).rules.jobs_max == 2
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"rules": 5}, "node.rules.* must be a table"),
+        ({"rules": {"model": ["x"]}}, r"\[node.rules\] has no setting 'model'"),
+        ({"rules": {"jobs_max": "many"}}, r"\[node.rules\] jobs_max must be a whole number"),
+        ({"rules": {"jobs_max": 0}}, "jobs_max must be at least 1"),
+        ({"rules": {"schedule": ["sometimes"]}}, "'sometimes' is not a window"),
+    ],
+)
+def test_rules_that_are_wrong(table: dict[str, Any], words: str) -> None:
+    with pytest.raises((SettingsError, MalformedError), match=words):
+        collect_node({}, table)
