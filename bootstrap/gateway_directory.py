@@ -42,7 +42,7 @@ class GatewayDirectory:
         """Give the live statements as their gateways signed them (as many as fit a reply)."""
         size = 0
         signed: list[Signed] = []
-        for known in self._book.live(self._clock_ms()):
+        for known in self._book.reachable(self._clock_ms()):
             size += len(encode_message(known.signed))
             if size > GATEWAYS_REPLY_BYTES_MAX:
                 break

@@ -225,7 +225,7 @@ class Reaching:
 
         fresh = [
             known
-            for known in sorted(self._book.live(self._clock_ms()), key=place)
+            for known in sorted(self._book.reachable(self._clock_ms()), key=place)
             if known.statement.peer_id not in self._dialled
             and known.statement.peer_id != self._network.local
         ][: max(0, GATEWAYS_DIALLED_MAX - len(self._dialled))]

@@ -10,13 +10,12 @@ good as none. Load does not travel here (see `LoadReport`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from p2p.certificates import Certificate, verify_chain
 from p2p.codec import Limit, Message, Range, message
-from p2p.errors import StaleError, UntrustedError
+from p2p.errors import UntrustedError
 from p2p.freshness import check_times
 from p2p.hardware import Hardware
 from p2p.limits import (
@@ -29,6 +28,7 @@ from p2p.limits import (
     TOKENS_MAX,
     TOPIC_SHARDS,
 )
+from p2p.newest_book import NewestBook
 from p2p.signing import Document, Signed, open_signed
 from p2p.types import NetworkId, PeerId, Role, public_key_of
 
@@ -93,6 +93,11 @@ class KnownAdvert:
     signed: Signed
     certificate: Certificate
 
+    @property
+    def statement(self) -> Advert:
+        """The advert, as `NewestBook` calls it."""
+        return self.advert
+
 
 def advert_topic(subcloud_id: str = GLOBAL_POOL) -> str:
     """Give the topic shard that carries the adverts of a subcloud."""
@@ -143,48 +148,9 @@ def check_record(network: NetworkId, now_ms: int, key: bytes, value: Signed) -> 
     return known.advert.sequence
 
 
-class AdvertBook:
+class AdvertBook(NewestBook[KnownAdvert]):
     """The newest valid advert of each node, forgotten when it expires."""
 
     def __init__(self, entries_max: int = ADVERTS_KNOWN_MAX) -> None:
         """Keep at most `entries_max` nodes; more are refused until some expire."""
-        self._entries_max = entries_max
-        self._known: dict[PeerId, KnownAdvert] = {}
-
-    def add(self, known: KnownAdvert, now_ms: int) -> bool:
-        """Take a verified advert. Returns: whether it is newer than what was known.
-
-        Raises: StaleError for an older one, or when the book is full.
-        """
-        peer_id = known.advert.peer_id
-        present = self._known.get(peer_id)
-        if present is not None and known.advert.sequence <= present.advert.sequence:
-            if known.signed == present.signed:
-                return False
-            raise StaleError("an advert older than the one that is known")
-        if present is None and len(self._known) >= self._entries_max:
-            self.prune(now_ms)
-            if len(self._known) >= self._entries_max:
-                raise StaleError("too many nodes are known: advert dropped")
-        self._known[peer_id] = known
-        return True
-
-    def prune(self, now_ms: int) -> tuple[PeerId, ...]:
-        """Forget expired adverts and say whose."""
-        gone = tuple(p for p, k in self._known.items() if k.advert.expires_ms <= now_ms)
-        for peer_id in gone:
-            del self._known[peer_id]
-        return gone
-
-    def get(self, peer_id: PeerId, now_ms: int) -> KnownAdvert | None:
-        """The valid advert of a node, or None."""
-        known = self._known.get(peer_id)
-        return known if known is not None and known.advert.expires_ms > now_ms else None
-
-    def live(self, now_ms: int) -> Iterator[KnownAdvert]:
-        """All adverts that have not expired."""
-        return (known for known in self._known.values() if known.advert.expires_ms > now_ms)
-
-    def __len__(self) -> int:
-        """How many nodes are known (expired ones included until pruned)."""
-        return len(self._known)
+        super().__init__(entries_max)

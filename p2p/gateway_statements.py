@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar
 
 from p2p.certificates import Certificate, verify_chain
 from p2p.codec import Limit, Range, message
-from p2p.errors import StaleError, UntrustedError
+from p2p.errors import UntrustedError
 from p2p.freshness import check_times
 from p2p.limits import (
     ADDRESSES_MAX,
@@ -24,6 +24,7 @@ from p2p.limits import (
     GATEWAYS_KNOWN_MAX,
     NAME_CHARACTERS_MAX,
 )
+from p2p.newest_book import NewestBook
 from p2p.signing import Document, Signed, open_signed
 from p2p.types import NetworkId, PeerId, Role
 
@@ -77,51 +78,13 @@ def verify_gateway(signed: Signed, network: NetworkId, now_ms: int) -> KnownGate
     return KnownGateway(statement, signed, certificate)
 
 
-class GatewayBook:
+class GatewayBook(NewestBook[KnownGateway]):
     """The newest valid statement of each gateway, forgotten when it expires."""
 
     def __init__(self, entries_max: int = GATEWAYS_KNOWN_MAX) -> None:
         """Keep at most `entries_max` gateways; more are refused until some expire."""
-        self._entries_max = entries_max
-        self._known: dict[PeerId, KnownGateway] = {}
+        super().__init__(entries_max)
 
-    def add(self, known: KnownGateway, now_ms: int) -> bool:
-        """Take a verified statement. Returns: whether it is newer than what was known.
-
-        Raises: StaleError for an older one, or when the book is full.
-        """
-        peer_id = known.statement.peer_id
-        present = self._known.get(peer_id)
-        if present is not None and known.statement.sequence <= present.statement.sequence:
-            if known.signed == present.signed:
-                return False
-            raise StaleError("a gateway's statement older than the one that is known")
-        if present is None and len(self._known) >= self._entries_max:
-            self.prune(now_ms)
-            if len(self._known) >= self._entries_max:
-                raise StaleError("too many gateways are known: statement dropped")
-        self._known[peer_id] = known
-        return True
-
-    def get(self, peer_id: PeerId, now_ms: int) -> KnownGateway | None:
-        """The valid statement of a gateway, or None."""
-        known = self._known.get(peer_id)
-        return known if known is not None and known.statement.expires_ms > now_ms else None
-
-    def live(self, now_ms: int) -> Iterator[KnownGateway]:
-        """All statements that have not expired and name an address."""
-        return (
-            known
-            for known in self._known.values()
-            if known.statement.expires_ms > now_ms and known.statement.addresses
-        )
-
-    def prune(self, now_ms: int) -> None:
-        """Forget expired statements."""
-        for peer_id, known in list(self._known.items()):
-            if known.statement.expires_ms <= now_ms:
-                del self._known[peer_id]
-
-    def __len__(self) -> int:
-        """How many gateways are known (expired ones included until pruned)."""
-        return len(self._known)
+    def reachable(self, now_ms: int) -> Iterator[KnownGateway]:
+        """All gateways that have not fallen silent and name an address."""
+        return (known for known in self.live(now_ms) if known.statement.addresses)

@@ -73,11 +73,11 @@ def test_the_newest_statement_stays() -> None:
         book.add(known(5), START_MS)
     with pytest.raises(StaleError):  # the book is full
         book.add(known(7, trust.OTHER_GATEWAY), START_MS)
-    [live] = book.live(START_MS)
+    [live] = book.reachable(START_MS)
     assert live.statement.sequence == 6
     assert book.add(known(7, trust.OTHER_GATEWAY, expires_ms=START_MS + 120_000), START_MS + 70_000)
     assert book.get(trust.GATEWAY.peer_id, START_MS) is None
-    assert list(book.live(START_MS)) == []  # it names no address
+    assert list(book.reachable(START_MS)) == []  # it names no address
 
 
 def test_what_is_told_to_others() -> None:

@@ -26,6 +26,7 @@ PURE = (
     "p2p.limits",
     "p2p.log_messages",
     "p2p.network_configuration",
+    "p2p.newest_book",
     "p2p.opening_messages",
     "p2p.prices",
     "p2p.log_topics",
