@@ -72,4 +72,5 @@ class AdmissionService:
         assert self._configuration.signed is not None
         log.info("node %s admitted for account %s", applicant.peer_id, applicant.account_id)
         chain = certificate_chain(certificate, self._membership.chain)
+        self._membership.renewed(applicant.peer_id, chain)  # its connection may outlive the old one
         return encode_message(JoinResult(chain, self._configuration.signed))

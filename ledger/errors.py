@@ -369,5 +369,9 @@ class IntegrityError(LedgerError):
 
 
 def utc_text(at_ms: int) -> str:
-    """Show a time (milliseconds since 1970) in UTC, to the second."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """Show a time (milliseconds since 1970) in UTC, to the second; as a number beyond the years 1
+    to 9999 (documents of others may say anything)."""
+    try:
+        return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return f"{at_ms} ms after 1970"

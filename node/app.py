@@ -203,7 +203,7 @@ async def _serve(
         nursery.start_soon(_follow_hours, agent, changes)
         nursery.start_soon(follow_configuration, network, parts.book)
         nursery.start_soon(enforce_bans, network, parts.book, parts.membership)
-        nursery.start_soon(parts.standing.keep, uplink)
+        nursery.start_soon(parts.standing.keep, uplink, network, settings.bootstraps)
         nursery.start_soon(reaching.run)
         await nursery.start(advertiser.run)
         names = ", ".join(served.facts.name for served in models.all())
@@ -223,6 +223,7 @@ def _reaching(parts: _Parts, network: Network, uplink: Uplink, advertiser: Adver
         announced=bool(parts.settings.announce),
         clock_ms=parts.clock_ms,
         on_change=advertiser.changed,
+        is_banned=lambda peer_id: parts.book.current.is_banned(peer_id),
     )
     advertiser.where = reaching.where
     return reaching
@@ -327,6 +328,7 @@ async def _add_upstream(
                 tools=settings.upstream_tools,
                 image_urls=settings.upstream_image_urls,
                 share_cache=settings.cache_shared == "all",
+                rules=settings.rules,
             ),
             configuration=parts.book,
             network=settings.network_id,

@@ -35,6 +35,8 @@ from p2p.types import PeerId, Role
 from p2p.uplink import Uplink
 
 log = logging.getLogger(__name__)
+LOOK_INTERVAL_S = 30.0
+"""How soon a certificate is noticed that the clock or a ban has ended."""
 
 
 class NodeStanding:
@@ -77,18 +79,14 @@ class NodeStanding:
         return min((link.expires_ms for link in chain), default=0)
 
     def renew_in_s(self) -> float:
-        """Seconds until two thirds of the chain's life are over (negative: overdue)."""
+        """Seconds until two thirds of the chain's life are over (negative: overdue; -inf: it is
+        worth nothing)."""
         if not self._membership.chain:
             return 0.0
         try:
-            certificate = verify_chain(
-                self._membership.chain,
-                self._membership.network,
-                self._membership.key_pair.peer_id,
-                self._clock_ms(),
-            )
+            certificate = self._check(self._membership.chain)
         except P2PError:
-            return float("-inf")
+            return -math.inf
         life_ms = self.ends_ms - certificate.issued_ms
         return (certificate.issued_ms + life_ms * 2 / 3 - self._clock_ms()) / 1000
 
@@ -138,16 +136,33 @@ class NodeStanding:
         for peer_id in network.peers():  # they greeted a newcomer: come back as a member
             await network.disconnect(peer_id)
 
-    async def keep(self, uplink: Uplink) -> None:
-        """Renew the certificate over the uplink before it ends, for as long as the node runs."""
+    async def keep(self, uplink: Uplink, network: Network, bootstraps: tuple[str, ...]) -> None:
+        """Renew the certificate over the uplink before it ends, for as long as the node runs.
+
+        With one that has ended (the computer slept, all bootstraps were away), or whose bootstrap
+        is banned now, no peer takes this node as a member: it becomes a newcomer again, and joins.
+        """
+        said = ""
         while True:
-            await trio.sleep(max(5.0, min(3600.0, self.renew_in_s())))
+            await trio.sleep(max(5.0, min(LOOK_INTERVAL_S, self.renew_in_s())))
             if self.renew_in_s() > 0:
                 continue
             try:
                 self._take(await uplink.call(JOIN, self._request()))
+                said = ""
+                continue
             except P2PError as error:
-                log.warning("the certificate could not be renewed: %s", error)
+                if str(error) != said:
+                    log.warning("the certificate could not be renewed: %s", error)
+                said = str(error)
+            if self.renew_in_s() != -math.inf:
+                continue
+            log.warning("the certificate is worth nothing any more: asking for admission")
+            self._membership.chain = ()
+            try:
+                await self.join(network, bootstraps)
+            except P2PError as error:
+                log.warning("no bootstrap admits this node: %s", error)
 
     def _request(self) -> bytes:
         key_pair, network = self._membership.key_pair, self._membership.network
@@ -169,13 +184,17 @@ class NodeStanding:
         left_s = (self.ends_ms - self._clock_ms()) / 1000
         log.info("certified as a node for %.1f days", left_s / 86_400)
 
-    def _check(self, chain: Chain) -> None:
+    def _check(self, chain: Chain) -> Certificate:
         peer_id: PeerId = self._membership.key_pair.peer_id
         certificate = verify_chain(chain, self._membership.network, peer_id, self._clock_ms())
         if certificate.role is not Role.NODE:
             raise UntrustedError(f"this is a certificate for a {certificate.role}, not for a node")
         if certificate.account_id != self._account.account_id:
             raise UntrustedError("this certificate names another account")
+        known = self._configuration.known
+        if known and any(self._configuration.current.is_banned(link.peer_id) for link in chain):
+            raise UntrustedError("the bootstrap that signed this certificate is banned")
+        return certificate
 
     def _load(self) -> None:
         if not self._path.exists():

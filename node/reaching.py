@@ -62,12 +62,14 @@ class Reaching:
         clock_ms: Clock,
         on_change: Callable[[], None],
         jitter: Callable[[], float] = random.random,
+        is_banned: Callable[[PeerId], bool] = lambda peer_id: False,
     ) -> None:
         """`mode` is one of HIDDEN_MODES; `on_change` is called when `where` says something new.
 
         Args:
             announced: the operator said what others are to dial: that is believed.
             jitter: from 0 to 1, for pauses that many nodes would otherwise take together.
+            is_banned: which gateways are not dialled: they would learn where this node is.
         """
         self._network = network
         self._uplink = uplink
@@ -75,6 +77,7 @@ class Reaching:
         self._clock_ms = clock_ms
         self._on_change = on_change
         self._jitter = jitter
+        self._is_banned = is_banned
         self._reached = ""
         self._book = GatewayBook()
         self._dialled: dict[PeerId, trio.Event] = {}
@@ -228,6 +231,7 @@ class Reaching:
             for known in sorted(self._book.reachable(self._clock_ms()), key=place)
             if known.statement.peer_id not in self._dialled
             and known.statement.peer_id != self._network.local
+            and not self._is_banned(known.statement.peer_id)
         ][: max(0, GATEWAYS_DIALLED_MAX - len(self._dialled))]
         for known in fresh:
             self._dialled[known.statement.peer_id] = trio.Event()
@@ -256,6 +260,9 @@ class Reaching:
                     woken = self._dialled[peer_id] = trio.Event()
                 elif known is None or now_ms > known.statement.expires_ms + GATEWAY_MEMORY_MS:
                     log.info("gateway %s says nothing any more", peer_id)
+                    return
+                elif self._is_banned(peer_id):
+                    log.info("gateway %s is banned", peer_id)
                     return
                 else:
                     said = await self._dial_quietly(known, said)

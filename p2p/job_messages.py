@@ -288,7 +288,7 @@ class LoadReport(Message):
 
 REFUSALS = {
     "busy": "no free slot and the queue is full",
-    "too_many_choices": "the request has more choices than the model has slots here",
+    "too_many_choices": "the request has more choices than may run here at once",
     "deadline": "the deadline cannot be met",
     "draining": "the node is leaving",
     "model_not_served": "the node does not serve this model",

@@ -67,13 +67,16 @@ RELAY_RESERVATIONS_MAX = 256
 RELAY_CIRCUITS_MAX = 256
 RELAY_CIRCUITS_PER_NODE_MAX = 16
 """A node has one circuit from each gateway that cannot be dialled."""
+RELAY_CIRCUITS_PER_PAIR_MAX = 2
+"""The second replaces one that is lost and not noticed yet; more would take those of others."""
 RELAY_CIRCUIT_BYTES_MAX = 256 << 20
 RELAY_CIRCUIT_S_MAX = 4 * 3600.0
 """A circuit that is cut is made again; its jobs are resumed."""
 RELAY_BYTES_PER_DAY_MAX = 64 << 30
 """About 400,000 answers of 500 tokens."""
 RELAY_NODE_SHARE = 4
-"""One node may use up at most this part of a day's bytes."""
+"""One node may use up at most this part of a day's bytes, the nodes of one /24 (IPv6: /48) of the
+internet this part of the reservations: a node's identity costs nothing."""
 RELAY_NODES_PER_DAY_MAX = 10_000
 """Nodes whose bytes are counted apart; more are not relayed that day."""
 

@@ -111,6 +111,12 @@ class Membership:
         issuers = (link.peer_id for link in self._chains.get(peer_id, ()))
         return None if self._banned(peer_id, *issuers) else certificate
 
+    def renewed(self, peer_id: PeerId, chain: Chain) -> None:
+        """A connected member has got this newer certificate (by us: it is not verified again)."""
+        if peer_id in self._members:
+            self._members[peer_id] = decode_message(chain[0].body, Certificate)
+            self._chains[peer_id] = chain
+
     def chain_of(self, peer_id: PeerId) -> Chain:
         """The certificate chain that a connected member showed; empty if there is none."""
         return self._chains.get(peer_id, ())
@@ -196,8 +202,10 @@ class Membership:
         expires_ms = hello.issued_ms + HELLO_LIFETIME_MS
         check_times(hello.issued_ms, expires_ms, now_ms)
         self._nonces.check(hello.nonce, now_ms + 2 * HELLO_LIFETIME_MS, now_ms)
-        if self._banned(remote, *(link.peer_id for link in hello.chain)):
+        if self._banned(remote):
             raise UntrustedError("this peer is banned by the network's configuration")
+        if self._banned(*(link.peer_id for link in hello.chain)):
+            raise UntrustedError("whoever certified this peer is banned: it has to join again")
         if not hello.chain:
             if self.role is not Role.BOOTSTRAP:
                 raise UntrustedError("no certificate: a newcomer asks a bootstrap for admission")

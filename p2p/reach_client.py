@@ -6,6 +6,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 
 from p2p.codec import decode_message, encode_message
+from p2p.errors import UntrustedError
 from p2p.limits import ADDRESSES_MAX
 from p2p.relay_messages import REACH_CHECK, ReachAnswer, ReachQuestion
 
@@ -27,13 +28,23 @@ def is_loopback(address: str) -> bool:
 
 
 async def ask_reach(call: Call, addresses: Sequence[str]) -> ReachAnswer:
-    """Ask a bootstrap to dial us back. Raises: P2PError if it cannot say."""
+    """Ask a bootstrap to dial us back at one of our addresses.
+
+    Raises: P2PError if it cannot say; UntrustedError if it names a place that is not ours: said to
+        others, it would have all that we say refused.
+    """
     ports = ports_of(addresses)
     if not ports:
         return ReachAnswer("", "nothing is listened on")
-    return decode_message(
+    answer = decode_message(
         await call(REACH_CHECK, encode_message(ReachQuestion(ports))), ReachAnswer
     )
+    own = addresses[0].rpartition("/p2p/")[2]
+    if answer.address and not (
+        answer.address.endswith(f"/p2p/{own}") and set(ports_of([answer.address])) & set(ports)
+    ):
+        raise UntrustedError("the bootstrap says that we were reached at a place that is not ours")
+    return answer
 
 
 def dialable(reached: str, addresses: Sequence[str]) -> tuple[str, ...]:

@@ -29,11 +29,13 @@ from p2p.limits import (
     RELAY_CIRCUIT_S_MAX,
     RELAY_CIRCUITS_MAX,
     RELAY_CIRCUITS_PER_NODE_MAX,
+    RELAY_CIRCUITS_PER_PAIR_MAX,
     RELAY_NODE_SHARE,
     RELAY_NODES_PER_DAY_MAX,
     RELAY_RESERVATIONS_MAX,
 )
-from p2p.network import Network, Stream, Way
+from p2p.network import Network, Stream, Way, remote_address_of
+from p2p.opening_messages import is_public_prefix, network_prefix
 from p2p.relay_messages import (
     RELAY_PROTOCOL,
     RELAYED_PROTOCOL,
@@ -63,6 +65,11 @@ class RelayCaps:
     def bytes_per_node_and_day(self) -> int:
         """One node's part of the day."""
         return max(self.bytes_per_day // RELAY_NODE_SHARE, min(1, self.bytes_per_day))
+
+    @property
+    def reservations_per_source(self) -> int:
+        """What the nodes of one network of the internet may reserve."""
+        return max(self.reservations // RELAY_NODE_SHARE, 1)
 
 
 class RelayBudget:
@@ -117,8 +124,8 @@ class Relay:
         self._clock_ms = clock_ms
         self.budget = RelayBudget(caps)
         self._reserved: dict[PeerId, Stream] = {}
-        self._circuits: dict[PeerId, int] = {}
-        """Open circuits of each node."""
+        self._circuits: dict[PeerId, list[PeerId]] = {}
+        """The gateways of each node's open circuits."""
 
     def register(self) -> None:
         """Serve from now on."""
@@ -132,7 +139,7 @@ class Relay:
     @property
     def circuits(self) -> int:
         """How many circuits are open."""
-        return sum(self._circuits.values())
+        return sum(len(gateways) for gateways in self._circuits.values())
 
     async def serve(self, stream: Stream) -> None:
         """Serve one stream: a reservation or a circuit (a `StreamHandler`)."""
@@ -156,8 +163,8 @@ class Relay:
     async def _reserve(self, stream: Stream) -> None:
         node = stream.remote
         self._require(node, Role.NODE)
-        if node not in self._reserved and len(self._reserved) >= self._caps.reservations:
-            raise RefusedError("relay_full", "the relay has no reservation left", 60)
+        if node not in self._reserved:
+            self._check_reservations(network_prefix(remote_address_of(stream)))
         older, self._reserved[node] = self._reserved.get(node), stream
         try:
             if older is not None:
@@ -169,6 +176,15 @@ class Relay:
             if self._reserved.get(node) is stream:
                 del self._reserved[node]
 
+    def _check_reservations(self, source: str) -> None:
+        if len(self._reserved) >= self._caps.reservations:
+            raise RefusedError("relay_full", "the relay has no reservation left", 60)
+        if not is_public_prefix(source):
+            return
+        sources = (network_prefix(remote_address_of(held)) for held in self._reserved.values())
+        if sum(one == source for one in sources) >= self._caps.reservations_per_source:
+            raise RefusedError("relay_full", f"too many nodes of {source} have reserved", 60)
+
     def _terms(self, node: PeerId) -> RelayVerdict:
         left = self.budget.left(node, self._clock_ms())
         return RelayVerdict(
@@ -176,24 +192,28 @@ class Relay:
             duration_ms=int(self._caps.circuit_s * 1000),
         )
 
-    def _check_room(self, node: PeerId) -> None:
+    def _check_room(self, gateway: PeerId, node: PeerId) -> None:
         if node not in self._reserved or self._network.way_to(node) is not Way.DIRECT:
             raise RefusedError("no_reservation", "this node has no reservation here", 5)
         if self.circuits >= self._caps.circuits:
             raise RefusedError("relay_full", "the relay has no circuit left", 60)
-        if self._circuits.get(node, 0) >= RELAY_CIRCUITS_PER_NODE_MAX:
+        gateways = self._circuits.get(node, [])
+        if len(gateways) >= RELAY_CIRCUITS_PER_NODE_MAX:
             raise RefusedError("relay_full", "this node has no circuit left", 60)
+        if gateways.count(gateway) >= RELAY_CIRCUITS_PER_PAIR_MAX:
+            raise RefusedError("relay_full", "you are joined to this node already", 60)
         if not self.budget.left(node, self._clock_ms()):
             raise RefusedError("relay_used_up", "the bytes of this day are used up", 3600)
 
     async def _connect(self, stream: Stream, node: PeerId) -> None:
-        self._require(stream.remote, Role.GATEWAY)
-        self._check_room(node)
-        self._circuits[node] = self._circuits.get(node, 0) + 1
+        gateway = stream.remote
+        self._require(gateway, Role.GATEWAY)
+        self._check_room(gateway, node)
+        self._circuits.setdefault(node, []).append(gateway)
         try:
             await self._run_circuit(stream, node)
         finally:
-            self._circuits[node] -= 1
+            self._circuits[node].remove(gateway)
             if not self._circuits[node]:
                 del self._circuits[node]
 

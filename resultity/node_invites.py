@@ -80,9 +80,22 @@ def read_join_text(source: str | None) -> JoinInvite:
         return parse_join_text(_read_file(Path(source)))
     if sys.stdin.isatty():
         return parse_join_text(str(click.prompt("Invite (rj_...)", hide_input=True, err=True)))
-    text = sys.stdin.readline(_READ_CHARACTERS_MAX)
-    if not text.strip():
-        raise SettingsError("no invite: pipe it in, or give --invite-file")
+    return _read_pipe()
+
+
+def _read_pipe() -> JoinInvite:
+    """Read lines until they are an invite: who pipes it in need not close the pipe."""
+    text = ""
+    while len(text) < _READ_CHARACTERS_MAX:
+        line = sys.stdin.readline(_READ_CHARACTERS_MAX)
+        text += line
+        if not text.strip():
+            raise SettingsError("no invite: pipe it in, or give --invite-file")
+        try:
+            return parse_join_text(text)
+        except MalformedError:
+            if not line.strip() or not text.strip().startswith(JOIN_TEXT_PREFIX):
+                raise
     return parse_join_text(text)
 
 

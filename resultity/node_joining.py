@@ -19,6 +19,7 @@ from node.model_file import read_model_file
 from node.settings_file import SETTINGS_FILE, change_settings_file, read_settings_file
 from p2p.account_file import AccountKeys, load_account, load_or_create_account
 from p2p.clock import system_clock_ms
+from p2p.errors import MalformedError
 from p2p.network_configuration import NetworkConfiguration
 from p2p.node_invites import JoinInvite
 from resultity.errors import DataFolderError, SettingsError
@@ -26,6 +27,7 @@ from resultity.errors import DataFolderError, SettingsError
 MODELS_FOLDER = "models"
 OWED_FILE = "owed.journal"
 NO_LISTENER = "none"
+_PATHS_AND_NAMES = {"network", "account_file", "models_dir", "model"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,12 @@ class Joined:
 def node_table(folder: Path) -> dict[str, Any]:
     """The table `[node]` of a folder's `node.toml`; {} without one. Raises: MalformedError."""
     table = read_settings_file(folder).get("node", {})
-    return table if isinstance(table, dict) else {}
+    if not isinstance(table, dict):
+        raise MalformedError(f"{folder / SETTINGS_FILE}: [node] must be a table")
+    for name in _PATHS_AND_NAMES & table.keys():
+        if not isinstance(table[name], str):
+            raise MalformedError(f"{folder / SETTINGS_FILE}: {name} must be a text")
+    return table
 
 
 def check_folder(folder: Path, invite: JoinInvite, now_ms: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -23,8 +25,11 @@ SYSTEM_UNITS = Path("/etc/systemd/system")
 LINGERING = Path("/var/lib/systemd/linger")
 UNIT_MODE = 0o644
 DRAIN_S_DEFAULT = 30.0
+DRAIN_S_MAX = 3600
 _SYSTEMCTL_TIMEOUT_S = 60.0
 _UNFIT = re.compile(r"[^A-Za-z0-9_.-]+")
+_NAME_CHARACTERS_MAX = 100
+"""A unit's name may have 255; two folder names may have twice that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +41,14 @@ class Service:
 
     @property
     def name(self) -> str:
-        """The unit's name: the default folder's is `resultity-node.service`."""
+        """The unit's name: the default folder's is `resultity-node.service`, others differ by a
+        digest of the folder: two of them may have the same last words."""
         if self.folder == (default_data_dir() / "node").absolute():
             return "resultity-node.service"
         words = [part for part in self.folder.parts[-2:] if part != "/"]
-        return f"resultity-{_UNFIT.sub('-', '-'.join(words)).strip('-.')}.service"
+        shown = _UNFIT.sub("-", "-".join(words)).strip("-.")[-_NAME_CHARACTERS_MAX:]
+        digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:8]
+        return f"resultity-{shown}-{digest}.service"
 
     @property
     def path(self) -> Path:
@@ -107,6 +115,8 @@ def make_unit(folder: Path, run_as: str | None) -> Unit:
     installed = source.name in ("site-packages", "dist-packages")
     command = (sys.executable, "-P", "-m", "resultity", "node", "run", "--data-dir", str(folder))
     drain_s = table.get("drain_s", DRAIN_S_DEFAULT)
+    if not isinstance(drain_s, int | float) or not 0 <= drain_s <= DRAIN_S_MAX:
+        raise SettingsError(f"{folder / SETTINGS_FILE}: drain_s must be from 0 to {DRAIN_S_MAX}")
     return Unit(command, folder, float(drain_s), "" if installed else str(source), run_as)
 
 
@@ -117,7 +127,7 @@ def install(service: Service, run_as: str | None) -> str:
     """
     if service.of_system and os.geteuid() != 0:
         raise SettingsError("a unit of the system is installed by root: use sudo, or no --system")
-    if service.of_system and run_as in (None, "root"):
+    if service.of_system and (run_as is None or _is_root(run_as)):
         raise SettingsError("as which user should the node run? give --run-as (not root)")
     text = unit_text(make_unit(service.folder, run_as if service.of_system else None))
     there = _read(service.path)
@@ -164,6 +174,16 @@ def services_of(folder: Path) -> list[Service]:
 def lingers(user: str) -> bool:
     """Tell whether a user's services go on after the user has logged out."""
     return (LINGERING / user).exists()
+
+
+def _is_root(user: str) -> bool:
+    """Tell whether systemd would run a unit of that user as root (it does for an empty name)."""
+    if not user or user.isdecimal():
+        return not user or int(user) == 0
+    try:
+        return pwd.getpwnam(user).pw_uid == 0
+    except KeyError:
+        return False
 
 
 def _read(path: Path) -> str | None:

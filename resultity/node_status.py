@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psutil
 from rich.table import Table
 
 from node.observation.status import ModelStatus, NodeStatus, read_status
 from resultity.accounts import show_credits
 from resultity.errors import NotRunningError
+from resultity.folder_lock import lock_holder
 from resultity.settings_sources import default_data_dir
 
 STATUS_FILE = "status.json"
@@ -34,12 +34,16 @@ def node_folders(data_dir: Path | None) -> list[Path]:
 
 
 def running_status(folder: Path) -> NodeStatus | None:
-    """The status of a node that runs; None if it does not. Raises: MalformedError."""
+    """The status of a node that runs; None if it does not. Raises: MalformedError.
+
+    What a node that was killed left there names a process that may be another one by now: only the
+    one that holds the folder counts.
+    """
     path = folder / STATUS_FILE
     if not path.exists():
         return None
     status = read_status(path)
-    return status if psutil.pid_exists(status.pid) else None
+    return status if lock_holder(folder) == status.pid else None
 
 
 def status_table(name: str, status: NodeStatus | None, now_ms: int) -> Table:

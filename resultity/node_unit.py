@@ -130,7 +130,7 @@ def quoted(text: str) -> str:
 
     Raises: SettingsError: a control character.
     """
-    text = plain(text)
+    text = _without_specifiers(text)
     if text and all(c.isalnum() or c in "-_./:=+,@%" for c in text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
@@ -138,7 +138,17 @@ def quoted(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Give a value for a unit file that takes all of its line. Raises: as `quoted`."""
+    """Give a value for a unit file that takes all of its line, as it is: spaces at its ends are cut
+    off there, and a backslash at its end continues the line.
+
+    Raises: SettingsError: a control character, or such an end.
+    """
+    if text != text.strip() or text.endswith("\\"):
+        raise SettingsError(f"a systemd unit cannot name {text!r}: it ends in a space or backslash")
+    return _without_specifiers(text)
+
+
+def _without_specifiers(text: str) -> str:
     if not text.isprintable():
         raise SettingsError(f"a systemd unit cannot name {text!r}: it is not printable")
     return text.replace("%", "%%")

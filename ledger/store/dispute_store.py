@@ -117,9 +117,8 @@ def find_charge(connection: Connection, hold_id: bytes) -> Charge | None:
         .join(TRANSFERS, TRANSFERS.c.number == HOLDS.c.number)
         .where(TRANSFERS.c.transfer_id == hold_id)
     ).scalar_one_or_none()
-    # A part of a lease has no hold of its own: its capture has the ID that follows from the
-    # hold's, a node's claim on it the hold's own.
-    of_leased = TRANSFERS.c.transfer_id.in_([leased_capture_id(hold_id), hold_id])
+    # A part of a lease has no hold of its own: its capture, or a node's claim, has its ID.
+    of_leased = TRANSFERS.c.transfer_id == leased_capture_id(hold_id)
     leases = select(HOLDS.c.number).where(HOLDS.c.is_lease == 1)
     condition = (
         # Another capture's own ID names no hold.

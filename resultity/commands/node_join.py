@@ -80,6 +80,11 @@ def join_command(
         _show_invite(invite)
         check_folder(folder, invite, system_clock_ms())
         if is_locked(folder) and node_table(folder).get("network") == invite.network:
+            if account_file or model or listen or run_it:
+                raise DataFolderError(
+                    f"the node in {folder} has joined this network, and it runs: end it first "
+                    "(`resultity node drain`) to change it"
+                )
             click.echo(f"the node in {folder} has joined this network, and it runs", err=True)
             return
         if not yes and sys.stdin.isatty():

@@ -79,12 +79,15 @@ def drain(data_dir: Path | None) -> None:
         processes = [psutil.Process(status.pid) for status in running.values() if status]
         for process in processes:
             process.terminate()
+        said: dict[Path, int] = {}
         while left := [process for process in processes if process.is_running()]:
             for folder in folders:
                 status = running_status(folder)
                 if status is not None and status.draining:
                     jobs = status.jobs_running + status.jobs_waiting
-                    click.echo(f"{folder.name}: {jobs} jobs are left", err=True)
+                    if said.get(folder) != jobs:
+                        click.echo(f"{folder.name}: {jobs} jobs are left", err=True)
+                    said[folder] = jobs
             psutil.wait_procs(left, timeout=WATCH_INTERVAL_S)
         click.echo(f"{len(processes)} nodes have ended")
 

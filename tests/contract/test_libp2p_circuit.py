@@ -1,6 +1,6 @@
 """Why py-libp2p's own circuit relay is not used: each test fails once upstream has repaired it.
 
-docs/decisions/0010-our-own-relay.md says what follows from it.
+docs/decisions/0011-our-own-relay.md says what follows from it.
 """
 
 from __future__ import annotations

@@ -10,13 +10,15 @@ import pytest
 import trio
 
 from p2p.certificates import Certificate
-from p2p.errors import PeerUnavailableError, SessionLostError, UntrustedError
+from p2p.errors import PeerUnavailableError, RefusedError, SessionLostError, UntrustedError
+from p2p.limits import RELAY_CIRCUITS_PER_PAIR_MAX
 from p2p.network import Access, Way
 from p2p.relay import Relay, RelayCaps
 from p2p.relay_client import RelayReservation, connect_through
 from p2p.relay_messages import (
     RELAY_PROTOCOL,
     RELAYED_PROTOCOL,
+    RelayConnect,
     RelayIncoming,
     RelayReserve,
     RelayVerdict,
@@ -197,8 +199,8 @@ async def test_only_members_with_the_right_role_are_relayed(world):
             await connect_through(net.gateway, net.reservation.address, lambda peer_id: False)
         uplink = StandingUplink(net.relay_network.local, net.relay_network.addresses()[0])
         reservation = RelayReservation(stranger, uplink, lambda: None)
-        with trio.move_on_after(1):
-            await reservation.run()
+        with pytest.raises(RefusedError, match="certified node"):
+            await reservation._hold()
         assert reservation.address == ""
         assert net.relay.reservations == 1
 
@@ -227,13 +229,42 @@ async def test_a_connection_that_no_relay_announced_is_refused(world):
         assert verdict.code == "not_allowed"
 
 
-@pytest.mark.parametrize("garbage", [b"\0\0\0\0", b"\xff" * 64, b"\0\0\0\1\x90", b""])
-async def test_what_is_no_request_ends_the_stream(world, garbage):
+async def test_what_is_no_request_ends_the_stream(world):
     async with relayed(world) as net:
-        stream = await net.node.open_stream(net.relay_network.local, RELAY_PROTOCOL)
-        await stream.send_all(garbage)
-        await stream.close()
+        for garbage in (b"\0\0\0\0", b"\xff" * 64, b"\0\0\0\1\x90", b""):
+            stream = await net.node.open_stream(net.relay_network.local, RELAY_PROTOCOL)
+            await stream.send_all(garbage)
+            await stream.close()
         assert await net.connect() == net.node.local  # and nothing else
+
+
+async def test_a_gateway_does_not_take_all_circuits_of_a_node(world):
+    async with relayed(world) as net:
+        codes = []
+        await net.gateway.connect(net.relay_network.addresses()[0])
+        for _ in range(RELAY_CIRCUITS_PER_PAIR_MAX + 1):
+            stream = await net.gateway.open_stream(net.relay_network.local, RELAY_PROTOCOL)
+            await send_one(stream, RelayConnect(net.node.local))
+            verdict, _ = await read_one(stream, RelayVerdict)
+            codes.append(verdict.code)
+        assert codes == [""] * RELAY_CIRCUITS_PER_PAIR_MAX + ["relay_full"]
+        assert net.relay.circuits == RELAY_CIRCUITS_PER_PAIR_MAX
+
+
+async def test_noise_from_the_other_end_of_a_circuit_harms_nobody(world):
+    """A certified gateway that does not shake hands: with bytes of any kind, or by silence."""
+    async with relayed(world) as net:
+        await net.gateway.connect(net.relay_network.addresses()[0])
+        for noise in (b"\xff" * 70_000, b"\x13/multistream/1.0.0\n\x07/noise\n" + b"\0" * 99):
+            stream = await net.gateway.open_stream(net.relay_network.local, RELAY_PROTOCOL)
+            await send_one(stream, RelayConnect(net.node.local))
+            verdict, _ = await read_one(stream, RelayVerdict)
+            assert verdict.code == ""
+            await stream.send_all(noise)
+            await stream.reset()
+        await eventually(lambda: net.relay.circuits == 0)
+        assert await net.connect() == net.node.local
+        assert await net.ask() == b"hello"
 
 
 async def test_without_a_reservation_nothing_is_relayed(world):
@@ -251,9 +282,9 @@ async def test_gossip_does_not_travel_through_relays(world):
     async with relayed(world) as net:
         await net.connect()
         messages = net.gateway.subscribe("topic")
-        await trio.sleep(0.3)
+        await trio.sleep(0.1)  # on a direct connection both take milliseconds
         await net.node.publish("topic", b"news")
-        with trio.move_on_after(0.7) as waited:
+        with trio.move_on_after(0.3) as waited:
             await messages.receive()
         assert waited.cancelled_caught
 

@@ -18,6 +18,7 @@ from p2p.adverts import HIDDEN
 from p2p.call_service import handle_calls
 from p2p.calls import CALLS_PROTOCOL
 from p2p.clock import system_clock_ms
+from p2p.errors import RefusedError
 from p2p.network import Way
 from p2p.relay import Relay, RelayCaps
 from p2p.signing import KeyPair
@@ -203,7 +204,8 @@ async def test_nobody_speaks_for_a_gateway() -> None:
                 reachable="yes",
                 clock_ms=system_clock_ms,
             )
-            with trio.move_on_after(0.5):
-                await announcer.run()
+            await announcer._look()
+            with pytest.raises(RefusedError):
+                await announcer._tell()
         assert await uplink.call("gateways.list", b"") == b""
         nursery.cancel_scope.cancel()

@@ -41,8 +41,11 @@ def test_a_node_without_a_listener_serves(tmp_path: Path) -> None:
         eventually(
             lambda: log_of("bootstrap").count("circuit from") % 2 == 0, "the circuit is closed"
         )
-        status = network.run("node", "status", "--json", "--data-dir", str(tmp_path)).stdout
-        assert "hidden: has dialled 1 of 1 gateways" in status
+        status = ("node", "status", "--json", "--data-dir", str(tmp_path))
+        eventually(
+            lambda: "hidden: has dialled 1 of 1 gateways" in network.run(*status).stdout,
+            "the status says so too",
+        )
         assert network.settled_balance()["spent_microcredits"] > 0
     finally:
         network.down()

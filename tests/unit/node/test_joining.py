@@ -18,11 +18,16 @@ from p2p.calls import ADMISSION_PROTOCOL, Caller
 from p2p.certificates import Chain
 from p2p.codec import encode_message
 from p2p.configuration_book import ConfigurationBook
-from p2p.errors import PeerUnavailableError, RefusedError, WrongNetworkError
+from p2p.errors import (
+    PeerUnavailableError,
+    RefusedError,
+    UntrustedError,
+    WrongNetworkError,
+)
 from p2p.member_files import load_chain, store_chain
 from p2p.membership import Membership
 from p2p.memory_network import MemoryHub, MemoryNetwork
-from p2p.network import Access
+from p2p.network import Access, Network
 from p2p.signing import KeyPair, Signed
 from p2p.types import AccountId, NetworkId, Role
 from p2p.uplink import Uplink
@@ -307,7 +312,7 @@ async def test_it_is_renewed_before_it_ends(
             node.clock.advance(1)
 
     nursery.start_soon(tick)
-    nursery.start_soon(standing.keep, cast(Uplink, uplink))
+    nursery.start_soon(standing.keep, cast(Uplink, uplink), cast(Network, None), ())
     started = trio.current_time()
     await trio.sleep(LIFE_S * 0.6)
     assert uplink.times == []
@@ -321,6 +326,53 @@ async def test_it_is_renewed_before_it_ends(
     await trio.sleep(10)
     assert standing.renew_in_s() > LIFE_S * 0.6
     assert load_chain(node.path) == node.membership.chain
+
+
+async def test_with_a_certificate_that_has_ended_it_joins_again(
+    autojump_clock: trio.abc.Clock, tmp_path: Path
+) -> None:
+    """The computer slept for longer than the certificate held: no hello is answered with it."""
+    node, bootstrap = Node(tmp_path), Admitting()
+    store_chain(node.path, chain_for(lifetime_s=LIFE_S))
+    standing = node.standing()
+    node.clock.advance(LIFE_S + 60)
+    bootstrap.chain = chain_for(issued_ms=node.clock.now_ms, lifetime_s=LIFE_S)
+    async with meeting(node, bootstrap) as (network, addresses), trio.open_nursery() as nursery:
+        with pytest.raises(UntrustedError):
+            await network.connect(addresses[0])
+        uplink = Uplink(network, addresses)  # which goes on dialling meanwhile
+        nursery.start_soon(uplink.run)
+        nursery.start_soon(standing.keep, uplink, network, addresses)
+        await trio.sleep(30)
+        assert node.membership.chain == load_chain(node.path) == bootstrap.chain
+        nursery.cancel_scope.cancel()
+
+
+async def test_when_its_bootstrap_is_banned_it_joins_at_another(
+    autojump_clock: trio.abc.Clock, tmp_path: Path
+) -> None:
+    """With a certificate by a banned bootstrap it is refused everywhere."""
+    node, other = Node(tmp_path), Admitting(OTHER_BOOTSTRAP)
+    node.book.offer(FIRST)
+    store_chain(node.path, chain_for())
+    standing = node.standing()
+    other.configuration = configuration(2, FIRST, banned_peers=(BOOTSTRAP.peer_id,))
+    leaf = certificate(NODE.peer_id, Role.NODE, OTHER_BOOTSTRAP, account_id=ACCOUNT.account_id)
+    other.chain = (leaf, *bootstrap_chain(OTHER_BOOTSTRAP, lifetime_s=100 * DAY_S))
+    async with meeting(node, other) as (network, addresses), trio.open_nursery() as nursery:
+        uplink = Uplink(network, addresses)
+        nursery.start_soon(uplink.run)
+        nursery.start_soon(standing.keep, uplink, network, addresses)
+        await trio.sleep(2)
+        assert node.membership.chain == chain_for()
+        node.book.offer(other.configuration)
+        assert standing.renew_in_s() < 0
+        await trio.sleep(50)
+        assert node.membership.chain == load_chain(node.path) == other.chain
+        nursery.cancel_scope.cancel()
+    store_chain(node.path, chain_for())
+    node.membership.chain = ()
+    assert not node.standing().certified  # and at a start it is not used either
 
 
 async def test_with_patience_a_refusal_ends_it_and_so_does_silence(

@@ -11,6 +11,8 @@ from node.enrolment import CERTIFICATE_FILE
 from node.settings_file import change_settings_file
 from p2p.clock import system_clock_ms
 from p2p.node_invites import JoinInvite
+from p2p.opening_messages import NodeInvite
+from p2p.signing import KeyPair
 from resultity.__main__ import main
 from resultity.folder_lock import locked_folder
 from resultity.node_invites import make_node_invite
@@ -51,6 +53,34 @@ def test_strings_that_are_no_invites(tmp_path: Path) -> None:
     assert not (tmp_path / "node").exists()
 
 
+def test_a_string_that_was_broken_into_lines_is_read_from_a_pipe(tmp_path: Path) -> None:
+    good = invite(now_ms=1_700_000_000_000).text()
+    broken = "\n".join(good[start : start + 76] for start in range(0, len(good), 76))
+    assert "has expired" in error(tmp_path, "join", text=f"{broken}\nmore")
+    assert "damaged or not whole" in error(tmp_path, "join", text=f"{broken[:-5]}\n\n{good}")
+
+
+def test_an_end_beyond_all_calendars_is_shown(tmp_path: Path) -> None:
+    """Anybody can make such a string: it is no bug of ours."""
+    keys = KeyPair.generate()
+    document = NodeInvite(keys.public_key, 1, 2**62, 0)
+    signed = trust.AUTHORITY.sign(trust.NETWORK, document)
+    text = JoinInvite(keys, signed, trust.NETWORK, (ADDRESS,)).text()
+    done = run(tmp_path, "join", "--account-file", str(tmp_path / "no"), text=text)
+    assert f"until {2**62} ms after 1970" in done.stderr
+    assert "there is no account file" in done.stderr
+
+
+def test_wrong_types_in_the_settings_are_told(tmp_path: Path) -> None:
+    for name in ("account_file", "models_dir", "network"):
+        folder = tmp_path / name
+        change_settings_file(folder / "node", {name: 5})
+        assert f"{name} must be a text" in error(folder, "join", text=invite().text())
+    (tmp_path / "node").mkdir()
+    (tmp_path / "node" / "node.toml").write_text("node = 5\n")
+    assert "[node] must be a table" in error(tmp_path, "join", text=invite().text())
+
+
 def test_invites_that_have_ended_or_are_for_elsewhere(tmp_path: Path) -> None:
     ended = invite(now_ms=1_700_000_000_000).text()
     assert "has expired" in error(tmp_path, "join", text=ended)
@@ -61,6 +91,8 @@ def test_invites_that_have_ended_or_are_for_elsewhere(tmp_path: Path) -> None:
     change_settings_file(tmp_path / "node", {"network": str(trust.NETWORK)})
     with locked_folder(tmp_path / "node"):
         done = run(tmp_path, "join", text=invite().text())
+        for words in (("--run",), ("--model", "m.gguf"), ("--listen", "/ip4/0.0.0.0/tcp/0")):
+            assert "end it first" in error(tmp_path, "join", *words, text=invite().text())
     assert (done.exit_code, "and it runs" in done.stderr) == (0, True)
 
 

@@ -131,6 +131,29 @@ def test_leaving_finds_only_the_units_of_that_folder(machine: Machine, tmp_path:
     assert [service.path for service in services_of(machine.folder)] == [machine.unit]
 
 
+def test_two_folders_with_the_same_last_words_have_two_units(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """Installing one must not replace, stop or remove the other's."""
+    other = tmp_path / "elsewhere" / machine.folder.parent.name / machine.folder.name
+    other.mkdir(parents=True)
+    change_settings_file(other, {"network": NETWORK})
+    assert machine.run("install").exit_code == 0
+    words = ("node", "service", "install", "--data-dir", str(other))
+    assert CliRunner().invoke(main, words).exit_code == 0
+    assert [one.path for one in services_of(machine.folder)] == [machine.unit]
+    assert len(services_of(other)) == 1
+    assert len(list(machine.unit.parent.glob("*.service"))) == 2
+    assert len(Service(Path("/" + "x" * 250) / ("y" * 250)).name) < 200
+
+
+def test_a_setting_that_no_unit_can_have_is_told(machine: Machine) -> None:
+    for wrong in ("soon", float("nan"), -1):
+        change_settings_file(machine.folder, {"drain_s": wrong})
+        assert "drain_s must be from 0 to 3600" in machine.run("install").output
+    assert not machine.unit.exists()
+
+
 def test_without_systemd_it_says_what_to_do(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +184,7 @@ def test_a_unit_of_the_system_never_runs_as_root(
     assert "installed by root" in machine.run("install", "--system").output
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.delenv("SUDO_USER", raising=False)
-    for words in ((), ("--run-as", "root")):
+    for words in ((), ("--run-as", "root"), ("--run-as", "0"), ("--run-as", "")):
         assert "as which user" in machine.run("install", "--system", *words).output
     monkeypatch.setattr("resultity.node_service.SYSTEM_UNITS", machine.unit.parent / "system")
     machine.calls()

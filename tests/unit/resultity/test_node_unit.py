@@ -108,6 +108,13 @@ def test_a_path_cannot_add_lines(folder: str) -> None:
         unit_text(Unit((*COMMAND[:-1], folder), Path(folder), 30.0))
 
 
+@pytest.mark.parametrize("folder", ["/srv/node\\", "/srv/node "])
+def test_a_path_that_systemd_would_read_otherwise_is_refused(folder: str) -> None:
+    """A backslash at the end of WorkingDirectory= swallows the next line, a space is cut off."""
+    with pytest.raises(SettingsError, match="ends in a space or backslash"):
+        unit_text(Unit((*COMMAND[:-1], folder), Path(folder), 30.0))
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
 @pytest.mark.parametrize("run_as", [None, "daemon"])
 def test_systemd_itself_finds_nothing_wrong(tmp_path: Path, run_as: str | None) -> None:
