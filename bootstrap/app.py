@@ -115,7 +115,7 @@ async def run(
             parts = LedgerParts(ledger, logs, watch, points)
             nursery.start_soon(work_on_ledger, network, settings, parts, book, membership, clock_ms)
             nursery.start_soon(notices.run, network)
-            log.info("serves %s at %s", network_id, ", ".join(network.addresses))
+            log.info("serves %s at %s", network_id, ", ".join(network.addresses()))
             task_status.started(RunningBootstrap(key_pair.peer_id, network.addresses()))
             await trio.sleep_forever()
 

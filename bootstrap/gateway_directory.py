@@ -11,14 +11,14 @@ from p2p.calls import Caller, CallHandler
 from p2p.clock import Clock
 from p2p.codec import decode_message, encode_message, encode_messages
 from p2p.errors import P2PError, RefusedError, StaleError
-from p2p.gateway_statements import (
+from p2p.network import Network
+from p2p.reaching.gateway_statements import (
     GATEWAYS_ANNOUNCE,
     GATEWAYS_LIST,
     GATEWAYS_TOPIC,
     GatewayBook,
     verify_gateway,
 )
-from p2p.network import Network
 from p2p.signing import Signed
 from p2p.types import NetworkId
 

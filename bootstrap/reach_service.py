@@ -24,7 +24,7 @@ from p2p.codec import decode_message, encode_message
 from p2p.errors import P2PError, RateLimitedError, RefusedError
 from p2p.limits import REACH_TIMEOUT_S
 from p2p.network import Network
-from p2p.relay_messages import REACH_CHECK, ReachAnswer, ReachQuestion
+from p2p.reaching.relay_messages import REACH_CHECK, ReachAnswer, ReachQuestion
 
 log = logging.getLogger(__name__)
 

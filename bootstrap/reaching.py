@@ -9,7 +9,7 @@ from p2p.calls import CallHandler
 from p2p.clock import Clock
 from p2p.membership import Membership
 from p2p.network import Network
-from p2p.relay import Relay
+from p2p.reaching.relay import Relay
 
 
 class ReachingParts:

@@ -12,7 +12,7 @@ from p2p.limits import (
     RELAY_CIRCUITS_MAX,
     RELAY_RESERVATIONS_MAX,
 )
-from p2p.relay import RelayCaps
+from p2p.reaching.relay import RelayCaps
 from p2p.types import NetworkId, parse_network_id
 
 

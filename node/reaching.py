@@ -31,17 +31,17 @@ from p2p.adverts import HIDDEN
 from p2p.clock import Clock
 from p2p.codec import decode_message, decode_messages
 from p2p.errors import P2PError, PeerUnavailableError
-from p2p.gateway_statements import (
+from p2p.limits import ADDRESSES_MAX, DIAL_TIMEOUT_S
+from p2p.network import Network, Way, first_of
+from p2p.reaching.gateway_statements import (
     GATEWAYS_LIST,
     GATEWAYS_TOPIC,
     GatewayBook,
     KnownGateway,
     verify_gateway,
 )
-from p2p.limits import ADDRESSES_MAX, DIAL_TIMEOUT_S
-from p2p.network import Network, Way, first_of
-from p2p.reach_client import ask_reach, dialable
-from p2p.relay_client import RelayReservation
+from p2p.reaching.reach_client import ask_reach, dialable
+from p2p.reaching.relay_client import RelayReservation
 from p2p.signing import Signed
 from p2p.types import PeerId
 from p2p.uplink import Uplink

@@ -12,8 +12,8 @@ from node.runtime_command import check_gpu_layers
 from node.sandbox import SANDBOX_MODES
 from node.upstream.names import model_names, server_root
 from p2p.errors import MalformedError
-from p2p.hidden_modes import HIDDEN_MODES
 from p2p.listening import listens_not
+from p2p.reaching.hidden_modes import HIDDEN_MODES
 from p2p.types import NetworkId, parse_network_id
 
 

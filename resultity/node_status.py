@@ -65,7 +65,9 @@ def _rows(status: NodeStatus, now_ms: int) -> list[tuple[str, str]]:
     if silent_s > STALE_S:
         state = f"says nothing for {silent_s:.0f} s: it hangs, or it was stopped"
     computed = status.prefill_tokens + status.cached_tokens
-    hits = f"{100 * status.cached_tokens / computed:.0f} %" if computed else "no input yet"
+    hits = "no input yet"
+    if computed:
+        hits = f"{100 * status.cached_tokens / computed:.0f} % of the input"
     earned = "the ledger has not said yet"
     if status.earned is not None:
         earned = f"{show_credits(status.earned)} credits"
@@ -81,7 +83,7 @@ def _rows(status: NodeStatus, now_ms: int) -> list[tuple[str, str]]:
         ),
         ("speed", f"{status.tokens_per_second:.1f} tokens/s, {status.batch_fill:.2f} a step"),
         ("tokens", f"{status.prefill_tokens} read, {status.output_tokens} written"),
-        ("cache", f"{hits} of the input"),
+        ("cache", hits),
         ("earned", earned),
         ("unpaid", f"{status.claims_waiting} receipts wait for the ledger"),
         *(row for model in status.models for row in _model_rows(model)),

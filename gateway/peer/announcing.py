@@ -2,9 +2,10 @@
 one.
 
 Theory of operation. A gateway that can be dialled tells its bootstrap and the topic of gateways
-where (see `p2p.gateway_statements`), again at a slow heartbeat and whenever it has a new link to a
-bootstrap. Whether it can be dialled it asks the bootstrap (`reach.check`), unless its operator has
-said so. A gateway that cannot says nothing: hidden nodes are then reached through the relay."""
+where (see `p2p.reaching.gateway_statements`), again at a slow heartbeat and whenever it has a new
+link to a bootstrap. Whether it can be dialled it asks the bootstrap (`reach.check`), unless its
+operator has said so. A gateway that cannot says nothing: hidden nodes are then reached through the
+relay."""
 
 from __future__ import annotations
 
@@ -17,14 +18,14 @@ from p2p.certificates import Chain
 from p2p.clock import Clock
 from p2p.codec import encode_message
 from p2p.errors import P2PError
-from p2p.gateway_statements import GATEWAYS_ANNOUNCE, GATEWAYS_TOPIC, GatewayStatement
 from p2p.limits import (
     ADDRESSES_MAX,
     GATEWAY_STATEMENT_INTERVAL_S,
     GATEWAY_STATEMENT_LIFETIME_S,
 )
 from p2p.network import Network
-from p2p.reach_client import ask_reach, dialable
+from p2p.reaching.gateway_statements import GATEWAYS_ANNOUNCE, GATEWAYS_TOPIC, GatewayStatement
+from p2p.reaching.reach_client import ask_reach, dialable
 from p2p.signing import KeyPair, Signed
 from p2p.software import SOFTWARE
 from p2p.types import PeerId

@@ -1,12 +1,11 @@
 """Owns connections that a stream carries: what a relay passes on looks like a socket to Noise.
 
-Theory of operation. A relay joins two streams (see `p2p.relay`). At either end the stream takes the
-place of the TCP socket: py-libp2p's upgrader secures it with Noise, end to end, and multiplexes it
-like any other, so the relay reads ciphertext. py-libp2p's own circuit transport is not used: see
-docs/decisions/0011-our-own-relay.md for what it does wrong.
-
-`read` gives exactly what was asked for: py-libp2p gives a message up that comes in more than a
-hundred pieces (`libp2p.io.utils.read_exactly`).
+Theory of operation. A relay joins two streams (see `p2p.reaching.relay`). At either end the stream
+takes the place of the TCP socket: py-libp2p's upgrader secures it with Noise, end to end, and
+multiplexes it like any other, so the relay reads ciphertext. py-libp2p's own circuit transport is
+not used: see docs/decisions/0011-our-own-relay.md for what it does wrong. `read` gives exactly what
+was asked for: py-libp2p gives a message up that comes in more than a hundred pieces
+(`libp2p.io.utils.read_exactly`).
 """
 
 from __future__ import annotations

@@ -204,7 +204,7 @@ def _parse_address(address: str) -> tuple[ID, Multiaddr]:
     try:
         whole = Multiaddr(address)
         if "/p2p-circuit" in address:
-            raise ValueError("a relayed address is dialled by p2p.relay_client")
+            raise ValueError("a relayed address is dialled by p2p.reaching.relay_client")
         name = whole.value_for_protocol("p2p")
         bare = whole.decapsulate(Multiaddr(f"/p2p/{name}"))
         bare.value_for_protocol("tcp")

@@ -12,7 +12,7 @@ import click
 
 from node.limits import MODES
 from node.settings_file import SETTINGS_FILE
-from p2p.hidden_modes import HIDDEN_MODES
+from p2p.reaching.hidden_modes import HIDDEN_MODES
 from resultity.commands import node_join, node_service, node_status
 from resultity.commands.options import EXISTING, PATH
 from resultity.lazy_group import LazyGroup

@@ -131,11 +131,12 @@ async def test_it_is_paid_from_a_lease_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("then", ["drop", "fail"])
 async def test_a_node_that_is_lost_midway(world: GatewayWorld, then: str) -> None:
-    script_next(world, Script(batch=1, stop_after=2, then=then))
+    script_next(world, Script(batch=1, stop_after=2, then=then, input_tokens=9))
     items = ["a", "b", "c", "d"]
     async with world.run() as client:
         body = (await client.post(PATH, json=ask(items))).json()
         await world.ledger.settled(1)
+    assert body["usage"]["prompt_tokens"] == 7
     assert [as_floats(item["embedding"]) for item in body["data"]] == [vector_of(i) for i in items]
     jobs = [job for node in world.nodes for job in node.jobs]
     assert sorted(job.offer.attempt for job in jobs) == [0, 1]
@@ -219,6 +220,7 @@ BAD: list[tuple[Any, str, str | None]] = [
     (ask("a", encoding_format="int8"), "invalid_value", "encoding_format"),
     (ask("a", dimensions=0), "invalid_value", "dimensions"),
     (ask("a", dimensions="4"), "invalid_value", "dimensions"),
+    (ask("a", resultity={"accept": True}), "invalid_value", "resultity"),
     (ask("a", dimensions=8), "unsupported_parameter", "dimensions"),
     (ask("x" * 800_000), "invalid_value", "input"),
 ]

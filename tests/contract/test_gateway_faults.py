@@ -32,8 +32,8 @@ def world(tmp_path: Path) -> GatewayWorld:
         Script(refuse="busy"),
         Script(refuse="runtime"),
         Script(refuse="not_entitled"),
-        Script(stop_after=0, then="drop"),
-        Script(stop_after=0, then="fail"),
+        Script(stop_after=0, then="drop", input_tokens=9),
+        Script(stop_after=0, then="fail", input_tokens=9),
     ],
     ids=["busy", "runtime", "not_entitled", "drop", "fail"],
 )
@@ -42,10 +42,12 @@ async def test_retry_before_the_first_token(
 ) -> None:
     script_next(world, script)
     async with world.run() as client:
-        response = await client.post(CHAT, json=chat(stream=streaming))
+        options = {"stream": True, "stream_options": {"include_usage": True}} if streaming else {}
+        response = await client.post(CHAT, json=chat(**options))
         assert response.status_code == 200
         await world.ledger.settled(1)
     assert "word19" in response.text
+    assert '"prompt_tokens": 7,' in response.text  # what the one that answered says
     jobs = [job for node in world.nodes for job in node.jobs]
     assert len(jobs) == 2
     assert len({job.offer.seed for job in jobs}) == 1

@@ -13,9 +13,9 @@ from p2p.certificates import Certificate
 from p2p.errors import PeerUnavailableError, RefusedError, SessionLostError, UntrustedError
 from p2p.limits import RELAY_CIRCUITS_PER_PAIR_MAX
 from p2p.network import Access, Way
-from p2p.relay import Relay, RelayCaps
-from p2p.relay_client import RelayReservation, connect_through
-from p2p.relay_messages import (
+from p2p.reaching.relay import Relay, RelayCaps
+from p2p.reaching.relay_client import RelayReservation, connect_through
+from p2p.reaching.relay_messages import (
     RELAY_PROTOCOL,
     RELAYED_PROTOCOL,
     RelayConnect,
@@ -23,7 +23,7 @@ from p2p.relay_messages import (
     RelayReserve,
     RelayVerdict,
 )
-from p2p.relay_wire import read_one, send_one
+from p2p.reaching.relay_wire import read_one, send_one
 from p2p.types import AccountId, Role
 from tests.fakes.networks import NETWORK, SimpleGate, eventually, pair, receive_exactly
 

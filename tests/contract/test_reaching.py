@@ -20,7 +20,7 @@ from p2p.calls import CALLS_PROTOCOL
 from p2p.clock import system_clock_ms
 from p2p.errors import RefusedError
 from p2p.network import Way
-from p2p.relay import Relay, RelayCaps
+from p2p.reaching.relay import Relay, RelayCaps
 from p2p.signing import KeyPair
 from p2p.types import Role
 from p2p.uplink import Uplink

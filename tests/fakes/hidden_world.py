@@ -23,7 +23,7 @@ from p2p.calls import CALLS_PROTOCOL, Caller
 from p2p.codec import encode_message
 from p2p.job_messages import JOBS_PROTOCOL
 from p2p.network import Network, Way
-from p2p.relay import Relay, RelayCaps
+from p2p.reaching.relay import Relay, RelayCaps
 from p2p.signing import Signed
 from p2p.types import Role
 from p2p.uplink import Uplink

@@ -57,6 +57,7 @@ class Desk:
         standing = membership(
             BOOTSTRAP, Role.BOOTSTRAP, bootstrap_chain(), self.clock, book=self.book
         )
+        self.standing = standing
         self.service = AdmissionService(standing, self.book, self._bind, clock_ms=self.clock)
 
     async def _bind(self, applicant: Applicant) -> None:
@@ -105,6 +106,22 @@ async def test_a_node_renews() -> None:
     )
     leaf = decode_message(result.chain[0].body, Certificate)
     assert leaf.issued_ms == desk.clock.now_ms
+
+
+async def test_a_connection_outlives_the_certificate_that_it_began_with() -> None:
+    """A node that renewed stays a member of its bootstrap: nobody has to connect again for it."""
+    desk = Desk()
+    old = node_chain(lifetime_s=60)
+    desk.standing._members[NODE.peer_id] = leaf_of(NODE, old)  # as its hello left it
+    desk.standing._chains[NODE.peer_id] = old
+    desk.clock.advance(50)
+    await desk.join(request(issued_ms=desk.clock.now_ms), certificate=leaf_of(NODE, old))
+    await desk.join(request(OTHER_NODE, desk.clock.now_ms), OTHER_NODE)
+    desk.clock.advance(50)
+    found = desk.standing.certificate_of(NODE.peer_id)
+    assert found is not None
+    assert found.account_id == ACCOUNT.account_id
+    assert desk.standing.certificate_of(OTHER_NODE.peer_id) is None  # it has yet to say hello
 
 
 async def test_the_lifetime_is_the_configurations() -> None:

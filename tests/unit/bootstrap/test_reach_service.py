@@ -13,7 +13,7 @@ from p2p.calls import Caller
 from p2p.codec import decode_message, encode_message
 from p2p.errors import MalformedError, PeerUnavailableError, RateLimitedError, RefusedError
 from p2p.limits import REACH_TIMEOUT_S
-from p2p.relay_messages import ReachAnswer, ReachQuestion
+from p2p.reaching.relay_messages import ReachAnswer, ReachQuestion
 from p2p.types import PeerId
 
 NODE = PeerId("node")

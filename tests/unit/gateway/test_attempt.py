@@ -24,6 +24,7 @@ from p2p.job_messages import (
     RefuseFrame,
     next_output_hash,
 )
+from p2p.limits import CLOCK_SKEW_MS_MAX
 from p2p.prices import PriceTerms
 from p2p.signing import KeyPair, Signed
 from tests.fakes.trust import GATEWAY, MODEL_DIGEST, MODEL_ID, NETWORK, NODE, OTHER_NODE
@@ -108,7 +109,7 @@ def test_honest_output_in_any_frames(frames: list[list[int]]) -> None:
     attempt, node = accepted()
     for tokens in frames:
         attempt.output(node.output(tuple(tokens), "x" * len(tokens)), 102.0)
-    attempt.end(EndFrame(1, "stop", "", node.receipt(final=True, finish_reason="stop")))
+    attempt.end(EndFrame(1, "stop", "", node.receipt(final=True, finish_reason="stop")), 102.0)
     assert attempt.ending is Ending.COMPLETE
     assert attempt.output_tokens == sum(map(len, frames))
     receipt = attempt.verified_receipt(NETWORK)
@@ -129,6 +130,8 @@ def test_honest_output_in_any_frames(frames: list[list[int]]) -> None:
         {"gateway_id": OTHER_NODE.peer_id},
         {"request_hash": bytes(32)},
         {"model_digest": bytes(32)},
+        {"started_ms": 1, "at_ms": 0},
+        {"at_ms": 3_003 + CLOCK_SKEW_MS_MAX},
     ],
     ids=lambda lie: next(iter(lie)),
 )
@@ -167,7 +170,7 @@ def test_frames_out_of_order() -> None:
     attempt.output(node.output((1,), "a"), 101.0)
     with pytest.raises(MalformedError):
         attempt.refuse(RefuseFrame(1, "busy", ""))
-    attempt.end(EndFrame(1, "stop", "", node.receipt()))
+    attempt.end(EndFrame(1, "stop", "", node.receipt()), 102.0)
     with pytest.raises(MalformedError):
         attempt.output(node.output((1,), "a"), 101.0)
 
@@ -191,7 +194,25 @@ def test_too_much_output() -> None:
 def test_complete_without_a_receipt() -> None:
     attempt, _ = accepted()
     with pytest.raises(UntrustedError):
-        attempt.end(EndFrame(1, "stop", ""))
+        attempt.end(EndFrame(1, "stop", ""), 102.0)
+
+
+@pytest.mark.parametrize(
+    ("final", "reason", "believed"),
+    [(True, "stop", True), (True, "length", True), (True, "tool_calls", False), (False, "", False)],
+)
+def test_an_empty_answer_needs_the_receipt_that_the_ledger_wants(
+    final: bool, reason: str, believed: bool
+) -> None:
+    """Else the capture of its input would be refused, and the client's credit stay held."""
+    attempt, node = accepted()
+    end = EndFrame(1, "stop", "", node.receipt(final=final, finish_reason=reason))
+    if believed:
+        attempt.end(end, 102.0)
+        assert attempt.ending is Ending.COMPLETE
+    else:
+        with pytest.raises(UntrustedError, match="final receipt"):
+            attempt.end(end, 102.0)
 
 
 @pytest.mark.parametrize(
@@ -207,11 +228,11 @@ def test_complete_without_a_receipt() -> None:
 def test_endings(outcome: str, ending: Ending) -> None:
     attempt, node = accepted()
     attempt.output(node.output((1,), "a"), 102.0)
-    attempt.end(EndFrame(1, outcome, "", node.receipt()))
+    attempt.end(EndFrame(1, outcome, "", node.receipt()), 102.0)
     assert attempt.ending is ending
     assert attempt.phase is Phase.OVER
     attempt.fail(Ending.LOST, "later")  # too late: nothing changes
-    attempt.end(EndFrame(1, "stop", ""))
+    attempt.end(EndFrame(1, "stop", ""), 102.0)
     assert attempt.ending is ending
 
 
@@ -233,6 +254,7 @@ def test_deadlines() -> None:
     assert attempt.overdue(202 + FIRST_TOKEN_TIMEOUT_S) is not None
     attempt.output(node.output((1,), "a"), 300.0)
     assert attempt.overdue(300 + STALL_TIMEOUT_S) is None
+    attempt.output(node.output((), ""), 300 + STALL_TIMEOUT_S)
     assert attempt.overdue(301 + STALL_TIMEOUT_S) is not None
     attempt.fail(Ending.LOST, "gone")
     assert attempt.overdue(10_000) is None

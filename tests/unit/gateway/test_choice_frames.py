@@ -99,7 +99,7 @@ class Node:
         self.attempt.output(frame, 0.0)
 
     def end(self, outcome: str = "stop") -> None:
-        self.attempt.end(EndFrame(1, outcome, "", self.receipt()))
+        self.attempt.end(EndFrame(1, outcome, "", self.receipt()), 0.0)
 
 
 def test_choices_in_any_order() -> None:
@@ -170,6 +170,16 @@ def test_logprobs_that_were_not_asked_for(
     node = Node(choices=1, top_logprobs=asked)
     with pytest.raises(MalformedError):
         node.output(0, tokens, "", logprobs)
+
+
+def test_logprobs_with_the_texts_of_no_vocabulary() -> None:
+    """They are kept, and written as JSON: a node that blows them up is not believed."""
+    node = Node(choices=1, top_logprobs=2, output_tokens_max=100)
+    long = TokenLogprob(bytes(500), -1.0, tuple(TopLogprob(i, bytes(512), -1.0) for i in (1, 2)))
+    node.output(0, 1, "", (long,))
+    node.output(0, 1, "", (ENTRY,))
+    with pytest.raises(UntrustedError):
+        node.output(0, 4, "", (long,) * 4)
 
 
 def test_logprobs_that_were_asked_for_are_in_no_hash() -> None:

@@ -34,6 +34,12 @@ def job(value: Any = "text", **fields: Any) -> ChatJob:
     return request.job(job_id=bytes(16), key=key, body=b"{}", source="")
 
 
+def test_only_who_says_so_accepts_unverified_models() -> None:
+    assert not job().accept_unverified
+    assert not job(resultity={}).accept_unverified
+    assert job(resultity={"accept_unverified": True}).accept_unverified
+
+
 @given(st.lists(st.text("aé漢", min_size=1, max_size=30), min_size=1, max_size=9))
 def test_every_byte_may_be_a_token_and_no_more(texts: list[str]) -> None:
     made = job(texts)

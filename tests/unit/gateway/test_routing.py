@@ -30,10 +30,14 @@ def candidate(name: str = "a", **changes: Any) -> Candidate:
         ("no_certificate", {"certificate_expires_ms": 1000}, WANTED),
         ("context", {"context_tokens": 99}, Wanted(DIGEST, 100, output_tokens_asked=100)),
         ("images", {}, replace(WANTED, needs_images=True)),
+        # What a node cannot do goes before what it cannot do now: asking again would not help.
+        ("images", {"connected": False}, replace(WANTED, needs_images=True)),
+        ("images", {"draining": True}, replace(WANTED, needs_images=True)),
         ("choices", {"slots": 4}, replace(WANTED, choices=5)),
         ("draining", {"draining": True}, WANTED),
         ("no_session", {"connected": False}, WANTED),
         ("not_accepting", {"accepting": False}, WANTED),
+        ("not_accepting", {"accepting": False, "slots": 1}, replace(WANTED, choices=5)),
     ],
 )
 def test_each_filter_counts_what_it_removes(
@@ -68,6 +72,18 @@ def test_tried_nodes_are_left_out() -> None:
 def test_the_better_node_is_chosen(worse: dict[str, Any], better: dict[str, Any]) -> None:
     nodes = [candidate("a", **worse), candidate("b", **better)]
     assert choose(WANTED, nodes, tried=(), now_s=10, now_ms=0).candidate is nodes[1]
+
+
+def test_each_choice_takes_a_slot() -> None:
+    """Eight choices begin sooner where five more slots are free, though one job runs faster on the
+    other node."""
+    nodes = [
+        candidate("a", slots=8, running=5, tokens_per_second=22.0),
+        candidate("b", slots=16, running=8),
+    ]
+    one = choose(WANTED, nodes, tried=(), now_s=10, now_ms=0)
+    several = choose(replace(WANTED, choices=8), nodes, tried=(), now_s=10, now_ms=0)
+    assert (one.candidate, several.candidate) == (nodes[0], nodes[1])
 
 
 def test_penalty_ends() -> None:

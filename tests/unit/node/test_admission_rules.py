@@ -58,11 +58,17 @@ OFFER = Offer(
 )
 
 
-def judged(rules: OperatorRules, *, jobs: int = 0, now_ms: int = START_MS) -> str:
+def judged(rules: OperatorRules, *, jobs: int = 0, now_ms: int = START_MS, choices: int = 1) -> str:
     """The code of the refusal, or an empty text."""
     try:
         check_rules(
-            rules, rules.hours(), OFFER, gateway_id=GATEWAY.peer_id, jobs=jobs, now_ms=now_ms
+            rules,
+            rules.hours(),
+            OFFER,
+            gateway_id=GATEWAY.peer_id,
+            jobs=jobs,
+            now_ms=now_ms,
+            choices=choices,
         )
     except RefusedError as error:
         code = error.code
@@ -106,6 +112,9 @@ def test_each_rule(rules: dict[str, Any], code: str) -> None:
 def test_the_load() -> None:
     assert judged(OperatorRules(jobs_max=3), jobs=2) == ""
     assert judged(OperatorRules(jobs_max=3), jobs=3) == "busy"
+    assert judged(OperatorRules(jobs_max=3), jobs=1, choices=2) == ""
+    assert judged(OperatorRules(jobs_max=3), jobs=2, choices=2) == "busy"
+    assert judged(OperatorRules(jobs_max=3), choices=4) == "too_many_choices"
     assert jobs_of_a_model_max(NO_RULES, 4, 16) == 20
     assert jobs_of_a_model_max(OperatorRules(slots_share_max=0.5), 4, 16) == 2
     assert jobs_of_a_model_max(OperatorRules(slots_share_max=0.01), 4, 16) == 1
@@ -139,6 +148,8 @@ def test_the_input_is_known_later() -> None:
         {"slots_share_max": float("nan")},
         {"input_microcredits_per_million_tokens_min": -1},
         {"models": ("x",) * 1001},
+        {"callers_denied": (GATEWAY.peer_id[:-1],)},
+        {"callers_allowed": ("bogus",)},
         {"schedule": ("always",)},
         {"time_zone": "Mars/Olympus"},
     ],
@@ -235,4 +246,7 @@ def test_refusals_are_remembered_for_a_while() -> None:
     assert log.counts == {"busy": 1000, "deadline": 1000}
     assert log.recent(2_000_000).total() == 300
     assert log.recent(10**9).total() == 0
+    assert log.last_reason == "busy: full"
+    log.note("needs_voucher", "too much for a lease", 2_000_000)  # it comes back with a voucher
+    assert log.recent(2_000_000).total() == 300
     assert log.last_reason == "busy: full"

@@ -8,6 +8,8 @@ import pytest
 import trio
 
 from gateway.peer.attempt import Attempt, Ending
+from gateway.peer.unverified_counts import UnverifiedCounts
+from node.agent.admission_rules import OperatorRules
 from node.errors import RuntimeRefusedError
 from p2p.job_messages import (
     OUTPUT_HASH_START,
@@ -36,24 +38,24 @@ def receipt_of(frame: OutputFrame | EndFrame) -> NodeReceipt:
     return open_signed(frame.receipt, NodeReceipt, NETWORK, NODE.public_key)
 
 
-async def started(desk: Desk, **changes: Any) -> Offer:
+async def started(desk: Desk, number: int = 1, **changes: Any) -> Offer:
     """Offer a job and pay for it."""
-    offer = desk.offer(**changes)
-    desk.send_offer(offer)
-    desk.send_voucher(offer)
+    offer = desk.offer(number, **changes)
+    desk.send_offer(offer, number)
+    desk.send_voucher(offer, number)
     await desk.next(AcceptFrame)
     await desk.settle()
     return offer
 
 
-def watched(desk: Desk, offer: Offer) -> Attempt:
+def watched(desk: Desk, offer: Offer, unverified: UnverifiedCounts | None = None) -> Attempt:
     """What the gateway makes of the frames that came."""
-    attempt = Attempt(offer, GATEWAY.sign(NETWORK, offer), 0.0)
+    attempt = Attempt(offer, GATEWAY.sign(NETWORK, offer), 0.0, unverified=unverified)
     attempt.accept(desk.of(AcceptFrame)[0], 0.0)
     for frame in desk.of(OutputFrame):
         attempt.output(frame, 0.0)
     for end in desk.of(EndFrame):
-        attempt.end(end)
+        attempt.end(end, 0.0)
     return attempt
 
 
@@ -116,6 +118,37 @@ async def test_the_gateway_agrees_with_the_agent() -> None:
         assert attempt.verified_receipt(NETWORK) is not None
 
 
+async def test_the_input_of_an_unverified_model_only_rises() -> None:
+    """Whichever choice a server answers first: what was accepted is a bound, no statement."""
+    async with Desk(slots=2).session() as desk:
+        offer = await started(desk, choices=2)
+        first, second = desk.runtime.sinks[1], desk.runtime.sinks[2]
+        second.on_input(2)
+        second.on_output((0,), "x")
+        first.on_input(2)
+        first.on_output((0,), "y")
+        second.on_input(5)
+        second.on_end("stop", "")
+        first.on_input(4)
+        first.on_end("stop", "")
+        await desk.next(EndFrame)
+        attempt = watched(desk, offer, UnverifiedCounts())
+        assert (attempt.ending, attempt.input_tokens) == (Ending.COMPLETE, 5)
+
+
+async def test_the_prompt_is_computed_once_even_if_nothing_is_shared() -> None:
+    desk = Desk(slots=4)
+    desk.agent.cache_shared = "off"
+    async with desk.session():
+        await started(desk, choices=2, cache_scope=b"a" * 16)
+        desk.send_offer(desk.offer(2, choices=2, cache_scope=b"a" * 16), 2)
+        await desk.next(AcceptFrame, 2)
+    scopes = [desk.runtime.asked[number][1] for number in (1, 2, 3, 4)]
+    assert scopes[0] == scopes[1]
+    assert scopes[2] == scopes[3]
+    assert len({b"", b"a" * 16, scopes[0], scopes[2]}) == 4
+
+
 async def test_only_the_choices_that_are_not_over_run() -> None:
     async with Desk(slots=2).session() as desk:
         states = (ChoiceState(0, (7, 8)), ChoiceState(1, (), "stop"))
@@ -174,6 +207,15 @@ async def test_more_choices_than_slots_are_refused_early() -> None:
         assert refusal.code == "too_many_choices"
         assert not desk.runtime.prepared
         assert (desk.agent.jobs, desk.model.jobs) == (0, 0)
+
+
+async def test_more_choices_than_the_operator_s_share_are_not_asked_for_again() -> None:
+    desk = Desk(slots=4)
+    desk.agent.rules = OperatorRules(slots_share_max=0.5)
+    async with desk.session():
+        desk.send_offer(desk.offer(choices=3))
+        assert (await desk.next(RefuseFrame)).code == "too_many_choices"
+        await started(desk, 2, choices=2)
 
 
 async def test_choices_need_room_in_the_queue() -> None:

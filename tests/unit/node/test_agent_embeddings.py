@@ -58,7 +58,8 @@ async def test_an_embeddings_job_is_paid_its_input() -> None:
         assert (receipt.input_tokens, receipt.output_tokens) == (INPUT_TOKENS, 0)
         assert (receipt.final, receipt.finish_reason) == (True, "stop")
         # It ended without an output token, and yet its delivery count is waited for.
-        desk.send_delivery(offer, 0, final=True)
+        desk.send_delivery(offer, 0, final=False)
+        desk.send_delivery(offer, 0, final=True, input_tokens=0)  # what was signed, counts
         await desk.settle()
         assert [count.input_tokens for count in notes.counts] == [INPUT_TOKENS]
         assert desk.agent.jobs == 0

@@ -137,7 +137,7 @@ async def lose_in_each_state(desk: Desk, lose: Any) -> None:
     await lose()
     await desk.ended.wait()
     assert desk.agent.jobs == 0
-    assert desk.agent.jobs_done == 4
+    assert desk.agent.jobs_done == 2, "the other two were never worked on"
     assert sorted(desk.runtime.cancelled) == [1, 3]
     desk.runtime.sinks[1].on_output((2,), "late")
     desk.runtime.sinks[1].on_end("cancelled", "")

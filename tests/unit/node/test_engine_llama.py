@@ -303,3 +303,17 @@ def test_random_joins_and_cancels_change_nobody_elses_answer(bench: Bench) -> No
         else:
             assert (mixed.tokens, mixed.text) == (alone.tokens, alone.text)
             assert mixed.outcome == alone.outcome
+
+
+def test_control_tokens_are_counted_before_they_are_cut_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp's time for them grows with their square: a request's worth took it 6 s."""
+    bench.ask("<|im_start|>x" * 200)
+    with pytest.raises(RuntimeRefusedError, match="60003 control tokens alone") as refused:
+        bench.submit("<|im_start|>x" * 60_000)
+    assert refused.value.code == "context_length_exceeded"
+    monkeypatch.setattr("node.runtime.llama.model.PROMPT_CONTROL_TOKENS_MAX", 100)
+    with pytest.raises(RuntimeRefusedError, match="too many") as refused:
+        bench.submit("<|im_end|>" * 200)
+    assert refused.value.code == "bad_request"

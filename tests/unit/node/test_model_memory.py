@@ -103,9 +103,11 @@ async def test_none_with_jobs_leaves(clock: Any, nursery: Any) -> None:
 async def test_a_model_larger_than_the_memory(clock: Any, nursery: Any) -> None:
     world = world_of_three(bytes_max=99)
     await nursery.start(world.models.run)
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(RefusedError, match="raise memory_bytes_max") as refused:
         await world.with_digest(A).runtime(30)
-    assert refused.value.code == "busy"
+    assert refused.value.code == "runtime"
+    assert world.with_digest(A).state is ModelState.FAILED, "it never fits: it is not offered"
+    assert world.with_digest(A).advert() is None
     assert world.shelf.processes == {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import urllib.request
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from node.observation.observer import Observer
 from node.observation.status import ModelStatus, NodeStatus, read_status
 from p2p.errors import MalformedError, PeerUnavailableError
 from p2p.ledger_messages import EarningsStatement
-from resultity.node_status import status_table
+from resultity.folder_lock import locked_folder
+from resultity.node_status import running_status, status_table
 
 MODEL = ModelStatus(
     name="Tiny",
@@ -106,6 +108,17 @@ def test_a_status_is_read_as_it_was_written(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(MalformedError):
             read_status(path)
+
+
+def test_a_killed_nodes_process_id_is_not_believed(tmp_path: Path) -> None:
+    """`node drain` would end whichever process has the number now."""
+    status = dataclasses.replace(STATUS, pid=os.getpid())
+    (tmp_path / "status.json").write_bytes(status.to_json())
+    assert running_status(tmp_path) is None
+    with locked_folder(tmp_path):
+        assert running_status(tmp_path) == status
+        (tmp_path / "status.json").write_bytes(STATUS.to_json())
+        assert running_status(tmp_path) is None, "of the one before: this one has written none yet"
 
 
 class Node:

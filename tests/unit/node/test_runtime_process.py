@@ -18,6 +18,7 @@ import trio
 from node.errors import RuntimeRefusedError, RuntimeStartError, RuntimeUnavailableError
 from node.runtime.sampling import SamplingSettings
 from node.runtime.sampling_digest import sampling_digest
+from node.runtime_messages import Rejected, Step
 from node.runtime_process import RuntimeProcess, RuntimeTimes, runtime_command
 from p2p.logprob_messages import TokenLogprob
 from tests.fakes.scripted_engine import answer_text
@@ -313,3 +314,13 @@ async def test_a_missing_model_is_named(tmp_path: Path) -> None:
     words = runtime_command(tmp_path / "nothing.gguf", slots=2)
     with trio.fail_after(HANG_GUARD_S), pytest.raises(RuntimeStartError, match=r"nothing\.gguf"):
         await RuntimeProcess(words, times=FAST).run()
+
+
+def test_an_engine_whose_steps_come_does_not_hang() -> None:
+    """Pings wait while a long prompt is read; a reader that answers says nothing of the engine."""
+    runtime = RuntimeProcess(command())
+    runtime._silent_s = 7.0
+    runtime._deliver([Rejected(1, "busy", "no")])
+    assert runtime._silent_s == 7.0
+    runtime._deliver([Step(())])
+    assert (runtime._silent_s, runtime._longest_silence_s) == (0.0, 7.0)

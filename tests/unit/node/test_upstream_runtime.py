@@ -173,6 +173,14 @@ async def test_more_text_than_the_offer_pays_for_is_cut_off() -> None:
         assert (sink.outcome, sink.tokens, sink.text) == ("length", 3, "Two and two ")
 
 
+async def test_an_offer_that_pays_for_no_token_is_refused() -> None:
+    async with world() as it:
+        with pytest.raises(RuntimeRefusedError) as refused:
+            await it.begin(output_tokens_max=0)
+        assert refused.value.code == "bad_request"
+        assert not it.server.questions
+
+
 async def test_an_answer_that_ends_at_its_limit_says_why_by_itself() -> None:
     async with world() as it:
         sink = await it.ask(output_tokens_max=len(WORDS))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 
+from node.agent.admission_rules import OperatorRules
 from node.agent.runtime_port import ModelState
 from node.settings import NodeSettings
 from node.upstream.client import UpstreamClient, UpstreamTimes
@@ -245,6 +246,19 @@ async def test_a_name_that_is_no_longer_listed_is_not_served() -> None:
         book.offer(signed)
         await until(lambda: model.state is ModelState.INACTIVE)
         book.offer(trust.configuration(3, signed, unverified_models=(MODEL,)))
+        await until(lambda: model.state is ModelState.ACTIVE)
+
+
+async def test_the_operators_rules_decide_about_it_too() -> None:
+    rules = OperatorRules(output_microcredits_per_million_tokens_min=2)
+    async with offered(FakeUpstream(), operator=Declared(slots=2, rules=rules)) as (model, book):
+        assert model.state is ModelState.INACTIVE
+        assert model.reason == (
+            "the operator asks for 2 microcredits for a million output tokens, big pays 1"
+        )
+        assert model.advert() is None
+        better = MODEL.model_copy(update={"output_microcredits_per_million_tokens": 2})
+        book.offer(trust.configuration(2, book.signed, unverified_models=(better,)))
         await until(lambda: model.state is ModelState.ACTIVE)
 
 

@@ -10,9 +10,9 @@ import pytest
 from p2p.adverts import Advert, verify_advert
 from p2p.codec import decode_message, encode_message
 from p2p.errors import P2PError, StaleError, UntrustedError
-from p2p.gateway_statements import GatewayBook, GatewayStatement, verify_gateway
 from p2p.limits import GATEWAY_STATEMENT_LIFETIME_S
-from p2p.reach_client import dialable, ports_of
+from p2p.reaching.gateway_statements import GatewayBook, GatewayStatement, verify_gateway
+from p2p.reaching.reach_client import dialable, ports_of
 from p2p.signing import KeyPair, Signed
 from tests.fakes import trust
 from tests.fakes.clocks import START_MS

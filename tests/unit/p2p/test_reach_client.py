@@ -6,8 +6,8 @@ import pytest
 
 from p2p.codec import decode_message, encode_message
 from p2p.errors import UntrustedError
-from p2p.reach_client import ask_reach
-from p2p.relay_messages import REACH_CHECK, ReachAnswer, ReachQuestion
+from p2p.reaching.reach_client import ask_reach
+from p2p.reaching.relay_messages import REACH_CHECK, ReachAnswer, ReachQuestion
 
 OURS = ("/ip4/10.0.0.5/tcp/4001/p2p/us", "/ip4/127.0.0.1/tcp/4001/p2p/us")
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.limits import RELAY_NODE_SHARE
-from p2p.relay import MS_PER_DAY, RelayBudget, RelayCaps
+from p2p.reaching.relay import MS_PER_DAY, RelayBudget, RelayCaps
 from p2p.types import PeerId
 
 ONE, OTHER = PeerId("one"), PeerId("other")

@@ -10,9 +10,9 @@ import trio
 from p2p.certificates import Certificate
 from p2p.codec import encode_message
 from p2p.errors import SessionLostError
-from p2p.relay import Relay, RelayCaps
-from p2p.relay_messages import RelayReserve, RelayVerdict
-from p2p.relay_wire import read_one
+from p2p.reaching.relay import Relay, RelayCaps
+from p2p.reaching.relay_messages import RelayReserve, RelayVerdict
+from p2p.reaching.relay_wire import read_one
 from p2p.types import AccountId, PeerId, Role
 from p2p.wire import encode_frame
 from tests.fakes.networks import NETWORK, eventually

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from p2p.codec import decode_message, encode_message
 from p2p.errors import UntrustedError
 from p2p.limits import ADDRESSES_MAX
-from p2p.relay_messages import REACH_CHECK, ReachAnswer, ReachQuestion
+from p2p.reaching.relay_messages import REACH_CHECK, ReachAnswer, ReachQuestion
 
 Call = Callable[[str, bytes], Awaitable[bytes]]
 _PORT = re.compile(r"^/(?:ip4|ip6|dns|dns4|dns6)/([^/]+)/tcp/(\d{1,5})(?:/|$)")

@@ -36,7 +36,7 @@ from p2p.limits import (
 )
 from p2p.network import Network, Stream, Way, remote_address_of
 from p2p.opening_messages import is_public_prefix, network_prefix
-from p2p.relay_messages import (
+from p2p.reaching.relay_messages import (
     RELAY_PROTOCOL,
     RELAYED_PROTOCOL,
     RelayConnect,
@@ -44,7 +44,7 @@ from p2p.relay_messages import (
     RelayReserve,
     RelayVerdict,
 )
-from p2p.relay_wire import read_one, send_one
+from p2p.reaching.relay_wire import read_one, send_one
 from p2p.types import PeerId, Role
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import trio
 from p2p.errors import MalformedError, P2PError, PeerUnavailableError, RefusedError, UntrustedError
 from p2p.limits import REDIAL_PAUSE_S_MAX, RELAY_CIRCUITS_PER_NODE_MAX
 from p2p.network import Network, Stream
-from p2p.relay_messages import (
+from p2p.reaching.relay_messages import (
     CIRCUIT,
     RELAY_PROTOCOL,
     RELAYED_PROTOCOL,
@@ -24,7 +24,7 @@ from p2p.relay_messages import (
     RelayReserve,
     RelayVerdict,
 )
-from p2p.relay_wire import read_one, send_one
+from p2p.reaching.relay_wire import read_one, send_one
 from p2p.types import PeerId
 from p2p.uplink import Uplink
 
