@@ -53,6 +53,9 @@ OUTPUT_TOKENS_PER_JOB_MAX = 65_536
 """What an offer can carry as `resume_tokens`, so that any job can be continued elsewhere."""
 LOGPROBS_PER_JOB_MAX = 131_072
 """Tokens and their alternatives, which are kept until a whole answer is written: about 20 MB."""
+LOGPROB_BYTES_MEAN_MAX = 64
+"""Of the texts of tokens and alternatives, on average: long runs of spaces come near it. Each of
+these bytes takes five in JSON."""
 RETRY_AFTER_S = 2.0
 
 # --- credit -----------------------------------------------------------------------------------

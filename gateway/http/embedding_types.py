@@ -2,7 +2,7 @@
 
 Source: OpenAI API reference, "Create embeddings". `input` is a text, a list of texts, a list of
 tokens, or a list of lists of tokens (of this model's own tokenizer). Unknown fields and `user` are
-ignored.
+ignored, but not unknown options in `resultity`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pydantic
 from pydantic import Field
 
 from gateway.errors import InternalError, InvalidRequestError
+from gateway.http.resultity_options import ResultityOptions
 from gateway.http.sse import note_of
 from gateway.jobs import ChatJob, Done, RequestSize
 from p2p.api_keys import ApiKey
@@ -40,6 +41,7 @@ class EmbeddingsRequest(pydantic.BaseModel):
     input: Any
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1, le=EMBEDDING_DIMENSIONS_MAX, strict=True)] | None = None
+    resultity: ResultityOptions | None = None
 
     def inputs(self) -> Sequence[str] | Sequence[Sequence[int]]:
         """The texts, or the lists of tokens, that get a vector each.
@@ -72,6 +74,7 @@ class EmbeddingsRequest(pydantic.BaseModel):
             source=source,
             task=EMBEDDINGS,
             dimensions=self.dimensions,
+            accept_unverified=bool(self.resultity and self.resultity.accept_unverified),
         )
 
 
@@ -136,24 +139,24 @@ def answer_body(request: EmbeddingsRequest, done: Done) -> bytes:
     lines = done.choices[0].text.split("\n")
     if len(lines) < 2 or lines.pop():
         raise InternalError("An internal error; it was logged.")
-    vectors = (
-        lines
-        if request.encoding_format == "base64"
-        else [[_short(number) for number in vector_numbers(line)] for line in lines]
-    )
-    body = {
-        "object": "list",
-        "data": [
-            {"object": "embedding", "index": index, "embedding": vector}
-            for index, vector in enumerate(vectors)
-        ],
+    # Vector by vector: as objects, three million numbers would take ten times the memory.
+    parts = [b'{"object": "list", "data": [']
+    shown = json.dumps if request.encoding_format == "base64" else _numbers_json
+    for index, line in enumerate(lines):
+        item = b'{"object": "embedding", "index": %d, "embedding": %s}'
+        parts.append((b", " if index else b"") + item % (index, shown(line).encode()))
+    rest = {
         "model": request.model,
         "usage": {"prompt_tokens": done.input_tokens, "total_tokens": done.input_tokens},
         "resultity": note_of(done.note),
     }
-    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+    parts.append(b"], " + json.dumps(rest, ensure_ascii=False).encode("utf-8", "replace")[1:])
+    return b"".join(parts)
 
 
-def _short(number: float) -> float:
-    """The shortest form that is the same 32-bit number."""
-    return float(f"{number:.9g}")
+def _numbers_json(line: str) -> str:
+    """A vector's numbers; nine digits are enough for the same 32-bit ones."""
+    numbers = vector_numbers(line)
+    text = "%.9g, " * len(numbers) % tuple(numbers)
+    # As an integer, which "-0" would be, zero has no sign.
+    return f"[{text.replace('-0, ', '-0.0, ')[:-2]}]"

@@ -3,7 +3,8 @@
 Theory of operation. As for a chat that does not stream (`gateway.http.chat`): the endpoint parses
 and validates, submits a job over the bridge and waits for its one event. A client that leaves
 before it abandons the pipe, which cancels the job. Numbers are written out in a thread: a large
-answer takes a second, and other requests must not wait for it.
+answer takes seconds, and other requests must not wait for it. Large ones take turns: together they
+would take most of the interpreter's time and much memory, and cost their senders little.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from gateway.limits import BODY_BYTES_MAX, CLIENT_WRITE_TIMEOUT_S
 
 log = logging.getLogger(__name__)
 JOB_ID_BYTES = 16
+LARGE_TEXT_BYTES = 512 * 1024
+"""Of vectors as they come from a node: more takes longer than a tenth of a second to write out."""
 
 
 class EmbeddingsEndpoint:
@@ -33,6 +36,7 @@ class EmbeddingsEndpoint:
     def __init__(self, backend: Backend) -> None:
         """Submit jobs to this backend."""
         self._backend = backend
+        self._turn = asyncio.Semaphore(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -85,7 +89,10 @@ class EmbeddingsEndpoint:
             if isinstance(event, Failed):
                 raise event.error
             assert isinstance(event, Done)
-            return await asyncio.to_thread(answer_body, wanted, event)
+            if len(event.choices[0].text) <= LARGE_TEXT_BYTES:
+                return await asyncio.to_thread(answer_body, wanted, event)
+            async with self._turn:
+                return await asyncio.to_thread(answer_body, wanted, event)
         finally:
             watcher.cancel()
             pipe.abandon()  # does nothing after an answer that was finished

@@ -231,11 +231,11 @@ def _check_supported(request: ChatRequest) -> None:
             "modalities",
             "Only the modality text is supported",
         ),
-        (bool(request.functions), "functions", "functions are not supported; use tools"),
+        (bool(request.functions), "functions", "functions (use tools instead) are not supported"),
         (
             request.function_call not in (None, "none", "auto"),
             "function_call",
-            "function_call is not supported; use tool_choice",
+            "function_call (use tool_choice instead) is not supported",
         ),
         (
             request.web_search_options is not None,

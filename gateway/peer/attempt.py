@@ -17,6 +17,7 @@ from gateway.limits import (
     ACCEPT_TIMEOUT_S,
     FIRST_TOKEN_TIMEOUT_PER_TOKEN_S,
     FIRST_TOKEN_TIMEOUT_S,
+    LOGPROB_BYTES_MEAN_MAX,
     STALL_TIMEOUT_S,
     TEXT_BYTES_PER_TOKEN_MAX,
     TEXT_BYTES_SLACK,
@@ -36,10 +37,13 @@ from p2p.job_messages import (
     RefuseFrame,
     next_output_hash,
 )
+from p2p.limits import CLOCK_SKEW_MS_MAX
 from p2p.signing import Signed, verify_bytes
 from p2p.types import NetworkId, PeerId, public_key_of
 
 CHOICE_FINISHES = ("stop", "length", "tool_calls")
+EMPTY_FINISHES = ("stop", "length")
+"""With these in a final receipt the ledger charges the input of an answer without output."""
 
 
 class Phase(enum.Enum):
@@ -80,6 +84,9 @@ class Attempt:
         "_expected_hash",
         "_finished",
         "_latest",
+        "_logprob_bytes",
+        "_logprobs",
+        "_proved_finish",
         "_text_bytes",
         "_tokens_left",
         "_top_logprobs",
@@ -139,6 +146,8 @@ class Attempt:
             self._tokens_left[known.choice] -= len(known.token_ids)
             self._finished[known.choice] = bool(known.finish)
         self._text_bytes = 0
+        self._logprobs = self._logprob_bytes = 0
+        self._proved_finish = ""
         self._expected_hash = OUTPUT_HASH_START
         self._latest: Signed | None = None
         self._verified: Signed | None = None
@@ -192,13 +201,14 @@ class Attempt:
             )
         except (OverflowError, UnicodeEncodeError) as error:
             raise MalformedError("output with impossible tokens or text") from error
-        self._take_receipt(frame.receipt, count)
+        self._take_receipt(frame.receipt, count, now_s)
         self.output_tokens = count
         self._tokens_left[frame.choice] -= len(frame.token_ids)
         if frame.finish:
             self._finished[frame.choice] = True
         self.phase = Phase.STREAMING
-        self.progress_s = now_s
+        if frame.token_ids or frame.text or frame.finish:  # what is empty is no progress
+            self.progress_s = now_s
 
     def _check_text(self, text: str, tokens: int) -> None:
         if self._vectors is not None:
@@ -222,13 +232,18 @@ class Attempt:
             raise MalformedError("output with more or fewer logprobs than were asked for")
         if any(len(one.top) > (wanted or 0) for one in frame.logprobs):
             raise MalformedError("output with more alternatives than were asked for")
+        for one in frame.logprobs:
+            self._logprobs += 1 + len(one.top)
+            self._logprob_bytes += len(one.data) + sum(len(other.data) for other in one.top)
+        if self._logprob_bytes > self._logprobs * LOGPROB_BYTES_MEAN_MAX + TEXT_BYTES_SLACK:
+            raise UntrustedError("longer alternatives than vocabularies have")
 
-    def end(self, frame: EndFrame) -> None:
+    def end(self, frame: EndFrame, now_s: float) -> None:
         """The node is done. Raises: MalformedError, UntrustedError."""
         if self.phase is Phase.OVER:
             return
         if frame.receipt is not None and self.phase in (Phase.ACCEPTED, Phase.STREAMING):
-            self._take_receipt(frame.receipt, self.output_tokens)
+            self._take_receipt(frame.receipt, self.output_tokens, now_s)
         endings = {"stop": Ending.COMPLETE, "length": Ending.COMPLETE}
         endings |= {"tool_calls": Ending.COMPLETE, "cancelled": Ending.CANCELLED}
         ending = endings.get(frame.outcome, Ending.FAILED)
@@ -238,6 +253,9 @@ class Attempt:
             raise UntrustedError("a complete answer with choices that are not over")
         if ending is Ending.COMPLETE and self._vectors is not None and not self._vectors.complete:
             raise UntrustedError("a complete answer that lacks vectors")
+        is_empty = not self.output_tokens
+        if ending is Ending.COMPLETE and is_empty and self._proved_finish not in EMPTY_FINISHES:
+            raise UntrustedError("a complete answer without output, and no final receipt says so")
         self.finish_reason = frame.outcome
         self._over(ending, frame.detail)
 
@@ -278,14 +296,17 @@ class Attempt:
         return None
 
     # --- receipts -------------------------------------------------------------------------------
-    def _take_receipt(self, signed: Signed, count: int) -> None:
+    def _take_receipt(self, signed: Signed, count: int, now_s: float) -> None:
         receipt = decode_message(signed.body, NodeReceipt)
         offer = self.offer
+        now_ms = offer.issued_ms + int((now_s - self.started_s) * 1000)
         if (
             receipt.output_hash != self._expected_hash
             or receipt.output_tokens != count
             or not self._input_fits(receipt.input_tokens)
             or receipt.cached_input_tokens > receipt.input_tokens
+            # The ledger pays on none of another time than ours.
+            or not receipt.started_ms <= receipt.at_ms <= now_ms + CLOCK_SKEW_MS_MAX
             or receipt.offer_hash != self.offer_hash
             or receipt.job_id != offer.job_id
             or receipt.attempt != offer.attempt
@@ -296,6 +317,7 @@ class Attempt:
         ):
             raise UntrustedError("a receipt that does not fit what was delivered")
         self._latest = signed
+        self._proved_finish = receipt.finish_reason if receipt.final else ""
         self.input_tokens = receipt.input_tokens
         self.cached_input_tokens = receipt.cached_input_tokens
 

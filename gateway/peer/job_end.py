@@ -85,8 +85,9 @@ class JobEnd:
     def finish(self, funding: Funding) -> None:
         """Hand the end of the answer over, with the receipt for all of it."""
         services, made = self._services, self._output.token_count
+        bill = self._bill(funding, made)
         note = make_receipt(
-            self._bill(funding, made),
+            bill,
             key_pair=services.key_pair,
             network=services.network,
             job_id=self._job.job_id,
@@ -99,8 +100,10 @@ class JobEnd:
             at_ms=services.clock_ms(),
             random_bytes=services.random_bytes,
         )
-        paid = next((a for a in self._attempts if a.input_tokens), None)
-        inputs = (paid.input_tokens, paid.cached_input_tokens) if paid else (0, 0)
+        # A node that was lost before its first token may have stated another input.
+        answered = bill.parts[0].attempt if bill.parts else -1
+        attempt = self._attempts[answered]
+        inputs = (attempt.input_tokens, attempt.cached_input_tokens)
         self._pipe.put(Done(self._output.ended(), inputs[0], made, note, inputs[1]))
 
     def fail(self, error: GatewayError) -> None:

@@ -68,7 +68,7 @@ class Dispatch:
                 case AcceptFrame():
                     attempt.accept(frame, services.now_s())
                 case EndFrame():
-                    attempt.end(frame)
+                    attempt.end(frame, services.now_s())
                 case _:
                     attempt.refuse(frame)
                     if self.wants_voucher and not frame.retry_after_ms:

@@ -2,9 +2,9 @@
 
 Theory of operation. Every filter that removes a node counts it under its reason, so that a
 refusal can say why nobody was left without naming anybody. What passes is scored by the expected
-time until the job would be finished there: waiting for a slot, time to the first token, and the
-output at the node's measured speed. A node that lost a job lately comes after all others. Ties go
-to the node that was chosen least often."""
+time until the job would be finished there: waiting for a slot (one for each choice), time to the
+first token, and the output at the node's measured speed. A node that lost a job lately comes after
+all others. Ties go to the node that was chosen least often."""
 
 from __future__ import annotations
 
@@ -145,28 +145,32 @@ def _removal(
         return "no_certificate"
     if candidate.context_tokens <= wanted.output_tokens_asked:
         return "context"
-    if candidate.slots < wanted.choices and wanted.choices > 1:
-        return "choices"
+    if wanted.needs_images and not candidate.takes_images:
+        return "images"
     if candidate.draining:
         return "draining"
     if not candidate.connected:
         return "no_session"
-    if wanted.needs_images and not candidate.takes_images:
-        return "images"
     if wanted.bound_to_lease and candidate.needs_voucher:
         return "voucher_only"
-    return None if candidate.accepting else "not_accepting"
+    if not candidate.accepting:
+        return "not_accepting"
+    # Last: one that takes nothing now tells of no slots either.
+    return "choices" if candidate.slots < wanted.choices > 1 else None
 
 
 def score(wanted: Wanted, candidate: Candidate, now_s: float) -> float:
-    """Give the expected seconds until a job would be finished on a node (lower is better)."""
+    """Give the expected seconds until a job would be finished on a node (lower is better).
+
+    Its choices run side by side, each in a slot: the last one begins when so many are free.
+    """
     speed = candidate.tokens_per_second or DEFAULT_TOKENS_PER_SECOND
     answer_s = wanted.output_tokens_max / speed
     # What we sent ourselves is known at once, what others sent comes with the node's next report.
     occupied = max(candidate.running + candidate.queued, candidate.in_flight)
     slots = max(1, candidate.slots)
-    waiting_s = max(0, occupied - slots + 1) * answer_s / slots
-    crowding_s = answer_s * min(occupied, slots) / slots
+    waiting_s = max(0, occupied - slots + wanted.choices) * answer_s / slots
+    crowding_s = answer_s * min(occupied + wanted.choices - 1, slots) / slots
     first_s = candidate.first_token_s or DEFAULT_FIRST_TOKEN_S
     penalty = _PENALTY_SCORE if candidate.penalty_until_s > now_s else 0.0
     return waiting_s + first_s + answer_s + crowding_s + penalty

@@ -46,7 +46,7 @@ from p2p.lease_messages import LeaseVoucherFrame
 from p2p.limits import DIAL_TIMEOUT_S
 from p2p.link import Link
 from p2p.network import Network, Way, first_of
-from p2p.relay_client import connect_through, is_relayed
+from p2p.reaching.relay_client import connect_through, is_relayed
 from p2p.signing import Signed
 from p2p.types import PeerId
 
