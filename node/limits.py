@@ -16,6 +16,9 @@ RUNTIME_TEXT_CHARACTERS_MAX = 1024
 # --- requests ---------------------------------------------------------------------------------
 PROMPT_CHARACTERS_MAX = 4 << 20
 """A rendered prompt. Templates add little; a template that multiplies its input is stopped here."""
+PROMPT_CONTROL_TOKENS_MAX = 16_384
+"""Four for each of the messages that a gateway takes; llama.cpp needs 0.3 s for so many, and the
+square of it for more."""
 CHAT_TEMPLATE_BYTES_MAX = 256 * 1024
 """The longest published templates have about 20 kB."""
 STOP_STRINGS_MAX = 16
@@ -26,6 +29,9 @@ TOP_K_MAX = 1_000_000
 SCHEMA_CHARACTERS_MAX = 16 * 1024
 SCHEMA_NODES_MAX = 512
 SCHEMA_DEPTH_MAX = 16
+SCHEMA_READINGS_MAX = 512
+"""Readings of an answer that a grammar follows side by side (measured: 1024 make a step take 80 ms
+for a vocabulary of 512, 65,536 more than a minute)."""
 SCHEMA_REPEAT_MAX = 2000
 """llama.cpp's own threshold (MAX_REPETITION_THRESHOLD in llama-grammar.cpp)."""
 GRAMMAR_CHARACTERS_MAX = 256 * 1024

@@ -345,6 +345,11 @@ class RuntimeProcess:
         """Hand messages on that came together, and tell once that there was output or an end."""
         for message in messages:
             self._deliver_one(message)
+        # Not Prepared: what reads requests may be alive while the engine hangs, and the other way
+        # round: an engine whose steps come is none that hangs, though pings wait for a long prompt.
+        if any(isinstance(message, Step | Ended | Pong) for message in messages):
+            self._longest_silence_s = max(self._longest_silence_s, self._silent_s)
+            self._silent_s = 0.0
         if any(isinstance(message, Step | Ended) for message in messages):
             self._step_done()
 
@@ -368,9 +373,6 @@ class RuntimeProcess:
                 job.answer = message
                 job.prepared_at_s = trio.current_time()
                 job.answered.set()
-        elif isinstance(message, Pong):
-            self._longest_silence_s = max(self._longest_silence_s, self._silent_s)
-            self._silent_s = 0.0
         elif isinstance(message, Stats):
             self.stats = message
 

@@ -39,7 +39,7 @@ def find_gateway(url: str | None, data_dir: Path | None) -> str:
     if record is None or not record.base_url or find_process(record) is None:
         raise NotRunningError(
             f"no network runs in {folders.root}: start one with `resultity up`, or name a gateway "
-            "with --gateway"
+            "with --gateway (`ask`: --base-url)"
         )
     return record.base_url
 

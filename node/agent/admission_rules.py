@@ -15,7 +15,7 @@ from node.agent.schedule import Schedule, parse_schedule, show_moment
 from p2p.errors import MalformedError, RefusedError
 from p2p.job_messages import Offer
 from p2p.prices import PriceTerms
-from p2p.types import PeerId
+from p2p.types import PeerId, public_key_of
 
 RULE_ENTRIES_MAX = 1000
 CLOSED_RETRY_S_MAX = 3600.0
@@ -56,6 +56,9 @@ class OperatorRules:
         for name in ("models", "callers_allowed", "callers_denied"):
             if len(getattr(self, name)) > RULE_ENTRIES_MAX:
                 raise MalformedError(f"rules: {name} has at most {RULE_ENTRIES_MAX} entries")
+        for name in ("callers_allowed", "callers_denied"):
+            for caller in getattr(self, name):
+                _check_peer_id(name, caller)
         for name in ("jobs_max", "input_tokens_max", "output_tokens_max"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -70,6 +73,14 @@ class OperatorRules:
     def hours(self) -> Schedule:
         """When this node works."""
         return parse_schedule(self.schedule, self.time_zone)
+
+
+def _check_peer_id(name: str, text: str) -> None:
+    """A slip in a peer ID would let in whom the operator wanted out."""
+    try:
+        public_key_of(PeerId(text))
+    except MalformedError as error:
+        raise MalformedError(f"rules: {name}: {text!r} is not a peer ID: {error}") from error
 
 
 NO_RULES = OperatorRules()
@@ -107,12 +118,14 @@ def check_rules(
     gateway_id: PeerId,
     jobs: int,
     now_ms: int,
+    choices: int = 1,
 ) -> None:
     """Decide whether the operator takes an offer.
 
     Args:
         hours: `rules.hours()`.
         jobs: those that this node has already, of all models.
+        choices: those of the offer that are to run: each is a job.
     Raises: RefusedError: `caller_not_allowed`, `outside_hours`, `model_not_served`,
         `price_too_low`, `too_large` or `busy`.
     """
@@ -136,7 +149,11 @@ def check_rules(
             f"the operator takes jobs of up to {rules.output_tokens_max} output tokens, this one "
             f"may have {offer.output_tokens_max}",
         )
-    if rules.jobs_max is not None and jobs >= rules.jobs_max:
+    if rules.jobs_max is not None and choices > rules.jobs_max:
+        raise RefusedError(
+            "too_many_choices", f"the operator takes {rules.jobs_max} jobs at once, not {choices}"
+        )
+    if rules.jobs_max is not None and jobs + choices > rules.jobs_max:
         raise RefusedError("busy", f"the operator's limit of {rules.jobs_max} jobs is reached", 1.0)
 
 

@@ -96,10 +96,10 @@ class Agent:
         """How long until a deadline; never negative."""
         return max(0.0, (deadline_ms - self.clock_ms()) / 1000)
 
-    def count_jobs(self, change: int) -> None:
-        """A job came or went."""
+    def count_jobs(self, change: int, *, done: bool = False) -> None:
+        """A job came or went; `done`: it was worked on, and not just refused."""
         self.jobs += change
-        self.jobs_done += change < 0
+        self.jobs_done += done
         self.load_changed()
 
     def load_changed(self) -> None:

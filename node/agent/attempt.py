@@ -95,7 +95,6 @@ class Attempt:
         self.output_tokens = 0
         self.complete = False
         self.delivery: Signed | None = None
-        self.delivered_tokens = 0
         self.started_ms = clock_ms()
         self.begun_ms = 0
         self.first_output_ms = 0
@@ -113,6 +112,7 @@ class Attempt:
         self._on_ended = on_ended
         self._output_hash = OUTPUT_HASH_START
         self._notes: DeliveryNotes | None = None
+        self._delivered = (0, 0)
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -238,9 +238,12 @@ class Attempt:
             return False
         if count.offer_hash != self.offer_hash or count.output_tokens > self.output_tokens:
             return False
-        if count.output_tokens >= self.delivered_tokens:
+        if count.input_tokens > self._input_tokens:
+            return False
+        delivered = (count.output_tokens, count.input_tokens)
+        if delivered >= self._delivered:
             self.delivery = signed
-            self.delivered_tokens = count.output_tokens
+            self._delivered = delivered
             if self._notes is not None:
                 self._notes.note(self, count)
         return True

@@ -1,13 +1,15 @@
 """Owns the choices of one attempt: each is a job of the runtime, together they are one answer.
 
 Theory of operation. An offer of several choices is prepared once for each that is not over yet,
-with a seed of its own; the runtime computes what their prompts have in common once. Their outputs
+with a seed of its own; the runtime computes what their prompts have in common once, even where
+nothing is shared with other offers: the input is paid once. Their outputs
 go to the gateway as they come, each frame names its choice, and the receipts are over all of them
 in that order. The attempt ends with its last choice; if one fails or is cancelled, so are all.
 """
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +19,8 @@ from p2p.job_messages import ChoiceState, Offer, choice_seed
 from p2p.logprob_messages import TokenLogprob
 
 _COMPLETE = ("stop", "length", "tool_calls")
+SCOPE_BYTES = 16
+"""Of a scope that no other offer has (`p2p.job_messages.CacheScope`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ def choices_to_run(offer: Offer) -> list[ChoiceState]:
 async def prepare_choices(runtime: Runtime, offer: Offer, cache_scope: bytes) -> PreparedChoices:
     """Have every choice prepared. Raises: as `Runtime.prepare`, RefusedError."""
     prepared: dict[int, PreparedJob] = {}
+    if offer.choices > 1 and not cache_scope:
+        cache_scope = secrets.token_bytes(SCOPE_BYTES)
     try:
         for state in choices_to_run(offer):
             prepared[state.choice] = await runtime.prepare(
@@ -102,6 +108,7 @@ class ChoiceRuns:
         self._runtime = runtime
         self._numbers = dict(numbers)
         self._first = min(numbers)
+        self._input_tokens = -1
         self._outcome = "stop"
         self._detail = ""
         self._stopped = False
@@ -123,9 +130,10 @@ class ChoiceRuns:
         if choice == self._first:
             self._owner.on_cached(input_tokens)
 
-    def on_input(self, choice: int, input_tokens: int) -> None:
-        """As `on_cached`."""
-        if choice == self._first:
+    def on_input(self, input_tokens: int) -> None:
+        """All have the same input, in whatever order they begin: what is stated never falls."""
+        if input_tokens > self._input_tokens:
+            self._input_tokens = input_tokens
             self._owner.on_input(input_tokens)
 
     def on_output(
@@ -166,7 +174,7 @@ class _ChoiceSink:
 
     def on_input(self, input_tokens: int) -> None:
         """See `JobSink`."""
-        self._runs.on_input(self._choice, input_tokens)
+        self._runs.on_input(input_tokens)
 
     def on_output(
         self, token_ids: tuple[int, ...], text: str, logprobs: tuple[TokenLogprob, ...] = ()

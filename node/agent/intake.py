@@ -65,6 +65,7 @@ async def take_offer(agent: Agent, signed: Signed, gateway_id: PeerId, gateway_k
     assert served is not None
     if offer.task not in served.facts.tasks:
         raise RefusedError("model_not_served", f"{served.facts.name} does not do {offer.task} here")
+    choices = len(choices_to_run(offer))
     check_rules(
         agent.rules,
         agent.hours,
@@ -72,11 +73,11 @@ async def take_offer(agent: Agent, signed: Signed, gateway_id: PeerId, gateway_k
         gateway_id=gateway_id,
         jobs=agent.jobs - 1,  # this one is counted
         now_ms=now_ms,
+        choices=choices,
     )
     if (offer.resume_tokens or offer.resume_choices) and not served.facts.resumable:
         raise RefusedError("not_resumable", "this model's server cannot continue an answer")
     check_begin(offer.deadline_ms, now_ms, _wait_s(agent, served, served.jobs))
-    choices = len(choices_to_run(offer))
     served.count(choices)
     agent.load_changed()
     try:

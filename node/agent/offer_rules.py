@@ -82,9 +82,10 @@ def check_offer(
 
 
 def _check_choices(choices: int, capacity: Capacity) -> None:
-    if choices > capacity.slots:
+    slots = min(capacity.slots, capacity.jobs_max)  # the operator may keep some for others
+    if choices > slots:
         raise RefusedError(
-            "too_many_choices", f"{choices} choices need more than the {capacity.slots} slots here"
+            "too_many_choices", f"{choices} choices need more than the {slots} slots here"
         )
     if capacity.jobs + choices > capacity.jobs_max:
         raise RefusedError("busy", f"{capacity.jobs} jobs are running or waiting", 1.0)

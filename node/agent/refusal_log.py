@@ -6,6 +6,8 @@ from collections import Counter, deque
 
 RECENT_S = 300.0
 RECENT_MAX = 1000
+_ASKED_AGAIN = ("needs_voucher",)
+"""No refusals: the gateway comes back at once, with what is asked for."""
 
 
 class RefusalLog:
@@ -19,6 +21,8 @@ class RefusalLog:
 
     def note(self, code: str, reason: str, now_ms: int) -> None:
         """An offer was refused."""
+        if code in _ASKED_AGAIN:
+            return
         self.counts[code] += 1
         self.last_reason = f"{code}: {reason}"
         self._recent.append((now_ms, code))

@@ -97,7 +97,7 @@ class JobSession:
                     attempt.stop()
                     self._payments.end(attempt.offer, attempt.lease, attempt.earned)
                     attempt.served.count(-attempt.jobs)
-                    self._agent.count_jobs(-attempt.jobs)
+                    self._agent.count_jobs(-attempt.jobs, done=bool(attempt.begun_ms))
             self._attempts.clear()
         if failure is not None:
             raise failure
@@ -258,7 +258,7 @@ class JobSession:
     def _on_attempt_ended(self, attempt: Attempt) -> None:
         self._payments.end(attempt.offer, attempt.lease, attempt.earned)
         attempt.served.count(-attempt.jobs)
-        self._agent.count_jobs(-attempt.jobs)
+        self._agent.count_jobs(-attempt.jobs, done=bool(attempt.begun_ms))
         attempt.ended_at_ms = self._agent.clock_ms()
         note_pace(self._agent.pace_of(attempt.served), attempt)
         if not (attempt.output_tokens or attempt.complete):

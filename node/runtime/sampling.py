@@ -24,12 +24,14 @@ from node.limits import (
     SCHEMA_CHARACTERS_MAX,
     SCHEMA_DEPTH_MAX,
     SCHEMA_NODES_MAX,
+    SCHEMA_READINGS_MAX,
     SCHEMA_REPEAT_MAX,
     STOP_CHARACTERS_MAX,
     STOP_STRINGS_MAX,
     TOOLS_MAX,
     TOP_K_MAX,
 )
+from node.runtime.schema_ambiguity import readings_of
 from node.runtime.template_date import day_of
 from p2p.limits import CHOICES_MAX, TOP_LOGPROBS_MAX
 
@@ -305,8 +307,8 @@ def _forced_calls(fields: Mapping[str, Any]) -> ForcedCalls | None:
         functions = [function for function in functions if function["name"] == name]
     elif choice != "required":
         raise _bad("tool_choice must be none, auto, required or a function")
-    if not functions:
-        raise _bad("tool_choice asks for a function that is not among the tools")
+    if not functions or len({function["name"] for function in functions}) < len(functions):
+        raise _bad("tool_choice asks for a function that is not among the tools, or there twice")
     return ForcedCalls(
         tuple((function["name"], _parameters_schema(function)) for function in functions),
         several=choice == "required" and fields.get("parallel_tool_calls") is not False,
@@ -360,6 +362,8 @@ def _json_schema(value: Any) -> str | None:
 
 def _schema_text(schema: dict[str, Any]) -> str:
     _check_schema(schema)
+    if readings_of(schema, SCHEMA_READINGS_MAX) > SCHEMA_READINGS_MAX:
+        raise _bad("the JSON schema has too many alternatives that begin alike in each other")
     text = json.dumps(schema)
     if len(text) > SCHEMA_CHARACTERS_MAX:
         raise _bad(f"the JSON schema is longer than {SCHEMA_CHARACTERS_MAX} characters")

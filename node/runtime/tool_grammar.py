@@ -83,9 +83,8 @@ def _converted(schema: str, convert: SchemaConverter, what: str) -> str:
         return convert(schema).replace(_LOOSE_CHARACTER, _CHARACTER)
     except Exception as error:
         # A converter of somebody else on a caller's schema: whatever it raises is a refusal.
-        raise RuntimeRefusedError(
-            "bad_request", f"{what} cannot be used ({type(error).__name__})"
-        ) from error
+        reason = f"no grammar can be made of {what}: is it a valid JSON schema?"
+        raise RuntimeRefusedError("bad_request", reason) from error
 
 
 def _calls_grammar(forced: ForcedCalls, form: CallForm, convert: SchemaConverter) -> str:

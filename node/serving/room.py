@@ -12,6 +12,10 @@ class MemoryFullError(NodeError):
     """The models that have jobs leave no memory for another one: try later."""
 
 
+class MemoryTooSmallError(NodeError):
+    """One model alone takes more than all may: it is the operator's limit that has to change."""
+
+
 class Lodger(Protocol):
     """A model that may be in memory."""
 
@@ -52,10 +56,16 @@ class Room:
     async def make(self, needed_bytes: int, *, gently: bool = False) -> None:
         """Have others leave until there is room; `gently`: only if nobody has to.
 
-        Raises: MemoryFullError (and nobody leaves).
+        Raises: MemoryFullError, MemoryTooSmallError (and nobody leaves).
 
         The caller counts as loaded as soon as this returns, before anything else happens.
         """
+        if self.bytes_max is not None and needed_bytes > self.bytes_max:
+            raise MemoryTooSmallError(
+                f"it takes about {_gb(needed_bytes)} of memory, but all models together may take "
+                f"{_gb(self.bytes_max)}: raise memory_bytes_max, or set fewer slots or a smaller "
+                "context_tokens"
+            )
         while not self.is_free(needed_bytes):
             assert self.bytes_max is not None
             loaded = self._loaded()

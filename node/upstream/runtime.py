@@ -124,6 +124,8 @@ class UpstreamRuntime:
             raise RuntimeRefusedError("unsupported", f"Unverified models do no {task}.")
         if resume_tokens:
             raise RuntimeRefusedError("unsupported", "Unverified models cannot resume an answer.")
+        if output_tokens_max < 1:
+            raise RuntimeRefusedError("bad_request", "at least one output token must be allowed")
         self._forget_late()
         if len(self._jobs) >= JOBS_MAX:
             raise RuntimeRefusedError("busy", f"{JOBS_MAX} jobs are there already")
@@ -141,7 +143,7 @@ class UpstreamRuntime:
         self._number += 1
         # Without a scope nothing is shared: a salt that nobody else has.
         salt = (cache_scope or secrets.token_bytes(16)).hex()
-        most = max(1, min(output_tokens_max, context - least))
+        most = min(output_tokens_max, context - least)
         self._jobs[self._number] = _Job(ask, bound, most, seed, salt, trio.current_time())
         return PreparedJob(self._number, bound, most)
 

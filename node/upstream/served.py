@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import trio
 
+from node.agent.admission_rules import NO_RULES, OperatorRules, model_refused
 from node.agent.runtime_port import ModelCounters, ModelFacts, ModelPace, ModelState
 from node.errors import NodeError
 from node.limits import MODEL_CHECK_INTERVAL_S
@@ -35,6 +36,7 @@ from p2p.adverts import ModelAdvert
 from p2p.approved_models import ApprovedModel, unverified_digest
 from p2p.configuration_book import ConfigurationBook
 from p2p.errors import RefusedError
+from p2p.network_configuration import price_terms
 from p2p.types import NetworkId
 
 log = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ class Declared:
     """What the operator says about a server. None: the server is asked, or tried out.
 
     `image_urls`: pass on addresses of images, which the server then fetches. `share_cache`: let all
-    callers share the server's prompt cache.
+    callers share the server's prompt cache. `rules`: what the operator takes of what is listed.
     """
 
     slots: int | None = None
@@ -55,6 +57,7 @@ class Declared:
     tools: bool | None = None
     image_urls: bool = False
     share_cache: bool = False
+    rules: OperatorRules = NO_RULES
 
 
 class UpstreamModel:
@@ -182,17 +185,16 @@ class UpstreamModel:
                     await self._pause()
 
     async def _pause(self) -> None:
-        """Wait until it is time to look again, there is a reason to, or the name's listing
-        changed."""
-        listed = self._configured() is not None
+        """Wait until it is time to look again, there is a reason to, or what is allowed changed."""
+        not_allowed = self._not_allowed()
         with trio.move_on_after(self._probe_interval_s):
-            while not self._look.is_set() and (self._configured() is not None) == listed:
+            while not self._look.is_set() and self._not_allowed() == not_allowed:
                 with trio.move_on_after(MODEL_CHECK_INTERVAL_S):
                     await self._look.wait()
 
     async def _judge(self) -> tuple[ModelState, str]:
-        if self._configured() is None:
-            return ModelState.INACTIVE, "the network's configuration does not list it as unverified"
+        if not_allowed := self._not_allowed():
+            return ModelState.INACTIVE, not_allowed
         try:
             await self._prove()
         except UpstreamSetupError as error:
@@ -263,6 +265,14 @@ class UpstreamModel:
             return None
         model = self._configuration.current.model_named(self.name)
         return model if model is not None and not model.verified else None
+
+    def _not_allowed(self) -> str:
+        """Why the network or the operator's own rules do not have it served, or empty."""
+        model = self._configured()
+        if model is None:
+            return "the network's configuration does not list it as unverified"
+        terms = price_terms(self._configuration.current, model)
+        return model_refused(self._operator.rules, self.name, terms)[1]
 
     def _modalities(self) -> tuple[str, ...]:
         model, facts = self._configured(), self._runtime.facts

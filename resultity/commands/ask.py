@@ -85,7 +85,7 @@ def _ask(
                 click.echo(chunk.choices[0].delta.content or "", nl=False)
         click.echo()
     except openai.OpenAIError as error:
-        raise GatewayCallError(_explain(error, target.base_url)) from error
+        raise GatewayCallError(explain_failure(error, target.base_url)) from error
     if save is not None:
         save_bill(save, target.base_url, client.request, text, str(facts.get("receipt", "")))
     if verbose and usage is not None:
@@ -97,10 +97,12 @@ def _ask(
         )
 
 
-def _explain(error: Exception, base_url: str) -> str:
+def explain_failure(error: Exception, base_url: str) -> str:
+    """Say in one line why a question was not answered, and which option helps if one does."""
     body = getattr(error, "body", None)
     if isinstance(body, dict) and isinstance(body.get("message"), str):
-        return str(body["message"])
+        hint = " Here: --accept-unverified." if body.get("code") == "unverified_model" else ""
+        return str(body["message"]) + hint
     if type(error).__name__ == "APIConnectionError":
         return f"cannot reach {base_url}: does it run?"
     return str(error)

@@ -101,7 +101,8 @@ def invite_node(
             click.echo(json.dumps({**facts, "expires_ms": now_ms + lifetime_s * 1000}))
             return
         click.echo(made.text())
-        click.echo(f"admits {uses} nodes within {expires}; its ID is {invite_id}", err=True)
+        nodes = "1 node" if uses == 1 else f"{uses} nodes"
+        click.echo(f"admits {nodes} within {expires}; its ID is {invite_id}", err=True)
 
 
 def _issuer(

@@ -91,8 +91,10 @@ def bootstrap(
     ready = folder / "ready.json"
     started = Started(bootstrap_words(folders, ready), folder / "errors")
     eventually(ready.exists, f"the bootstrap serves: {started.errors()}")
+    address = json.loads(ready.read_text())["addresses"][0]
+    assert f"at {address}" in said(started), "its log names the address that others need"
     try:
-        yield json.loads(ready.read_text())["addresses"][0], started
+        yield address, started
     finally:
         assert started.end() == 0, started.errors()
 

@@ -21,9 +21,11 @@ import numpy
 from llama_cpp import llama_grammar
 
 from node.errors import ModelFileError, NoRoomError, RuntimeRefusedError
+from node.limits import PROMPT_CONTROL_TOKENS_MAX
 from node.runtime.chat_template import ChatTemplate
 from node.runtime.engine import EngineFacts, EngineSettings
 from node.runtime.llama.batch import Batch
+from node.runtime.llama.control_tokens import ControlTokens
 from node.runtime.llama.library import (
     build_info,
     load_model,
@@ -68,6 +70,7 @@ class LlamaModel:
         self._memory = llama_cpp.llama_get_memory(self.context)
         self._batch = Batch(batch_tokens)
         self._pieces: dict[int, bytes] = {}
+        self._control_tokens = ControlTokens(self.vocab)
         self._add_bos = bool(llama_cpp.llama_vocab_get_add_bos(self.vocab))
         self._bos = self._token_text(llama_cpp.llama_vocab_bos(self.vocab))
         eos = self._token_text(llama_cpp.llama_vocab_eos(self.vocab))
@@ -111,8 +114,12 @@ class LlamaModel:
         return [buffer[0]] if count == 1 else []
 
     def tokenize(self, prompt: str) -> list[int]:
-        """Give the tokens of a rendered prompt; the begin token is never doubled."""
+        """Give the tokens of a rendered prompt; the begin token is never doubled.
+
+        Raises: RuntimeRefusedError.
+        """
         raw = prompt.encode("utf-8", errors="replace")
+        self._check_control_tokens(raw)
         add_bos = self._add_bos and not (self._bos and prompt.startswith(self._bos))
         buffer = (llama_cpp.llama_token * (len(raw) + 8))()
         count = llama_cpp.llama_tokenize(
@@ -121,6 +128,18 @@ class LlamaModel:
         if count < 0:
             raise RuntimeRefusedError("bad_request", "the prompt cannot be tokenised")
         return list(buffer[:count])
+
+    def _check_control_tokens(self, raw: bytes) -> None:
+        count, context = self._control_tokens.count(raw), self.facts.context_tokens
+        if count > min(context, PROMPT_CONTROL_TOKENS_MAX):
+            too_long = count > context
+            raise RuntimeRefusedError(
+                "context_length_exceeded" if too_long else "bad_request",
+                f"the prompt has {count} control tokens alone; "
+                + (f"this model's context has {context}" if too_long else "that is too many"),
+                input_tokens=count if too_long else 0,
+                context_tokens=context if too_long else 0,
+            )
 
     def piece(self, token: int) -> bytes:
         """Give the bytes that a token stands for; control tokens stand for nothing, except the

@@ -1,14 +1,17 @@
-"""`network allow-unverified` makes a next version of the configuration."""
+"""`network allow-unverified` makes a new version of the configuration; `ask` names its option."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import httpx
+import openai
 from click.testing import CliRunner, Result
 
 from p2p.network_configuration import UnverifiedModel
 from resultity.__main__ import main
+from resultity.commands.ask import explain_failure
 from resultity.network_files import NetworkFiles
 
 
@@ -47,3 +50,12 @@ def test_a_name_that_cannot_be_is_refused_and_nothing_changes(tmp_path: Path) ->
     assert done.exit_code == 1
     assert "name" in done.stderr
     assert listed(tmp_path) == ()
+
+
+def test_ask_says_with_which_option_unverified_models_are_accepted() -> None:
+    request = httpx.Request("POST", "http://127.0.0.1/v1/chat/completions")
+    body = {"message": "The model m is unverified.", "code": "unverified_model"}
+    error = openai.BadRequestError("m", response=httpx.Response(400, request=request), body=body)
+    assert "--accept-unverified" in explain_failure(error, "http://127.0.0.1/v1")
+    error.body = {"message": "Too long.", "code": "context_length_exceeded"}
+    assert explain_failure(error, "http://127.0.0.1/v1") == "Too long."
