@@ -14,4 +14,4 @@ class ResultityOptions(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
-    accept_unverified: bool | None = None
+    accept_unverified: pydantic.StrictBool | None = None

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import psutil
 import trio
+from agent_overhead import session_cpu_s
 from engine_answers import DEMO_MODEL, answers_figures, run_requests
 from engine_load import (
     Ask,
@@ -254,10 +255,11 @@ async def _short_behind_long(ask: Ask, book: PromptBook) -> tuple[float, float]:
 
 async def overhead_figures(model: Path, rounds: int) -> list[Figure]:
     """Processor time of the same load in the runtime process and the agent's side of its pipe,
-    beside the engine alone in a process without either."""
+    and with agent and session on top, beside the engine alone in a process without any."""
     setup = Setup(model, SLOTS, CONTEXT_TOKENS, 1, *MODES["reproducible"])
     shape, book = Shape(), PromptBook()
-    shares = []
+    piped: list[float] = []
+    served: list[float] = []
     engine = open_engine(EngineSettings(str(model), SLOTS, CONTEXT_TOKENS, 1))
     async with running_runtime(setup) as runtime:
         assert runtime.pid is not None
@@ -267,12 +269,19 @@ async def overhead_figures(model: Path, rounds: int) -> list[Figure]:
             before_s = cpu_s(process) + time.process_time()
             await together(ask, prompts, shape)
             piped_s = cpu_s(process) + time.process_time() - before_s
+            served_s = await session_cpu_s(runtime, process, book, shape, SLOTS)
             before_s = time.process_time()
             run_requests(engine, [(1, prompt) for prompt in prompts], shape.output_tokens, 0)
-            shares.append(100 * (piped_s / (time.process_time() - before_s) - 1))
+            alone_s = time.process_time() - before_s
+            piped.append(100 * (piped_s / alone_s - 1))
+            served.append(100 * (served_s / alone_s - 1))
     # The first round pays for what is made once.
-    overhead = statistics.median(shares[1:])
-    return [Figure("pipe and agent's reader, processor time", overhead, "%", target=5)]
+    return [
+        Figure("pipe and its reader, processor time", statistics.median(piped[1:]), "%", target=5),
+        Figure(
+            "pipe, agent and session, processor time", statistics.median(served[1:]), "%", target=5
+        ),
+    ]
 
 
 async def run(given: argparse.Namespace, baselines: Baselines) -> list[Figure]:
