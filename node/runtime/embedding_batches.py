@@ -32,12 +32,12 @@ from p2p.limits import EMBEDDING_TEXT_BYTES_MAX, TOKENS_MAX
 
 @dataclass(slots=True)
 class EmbeddingJob:
-    """One job from preparation to its end. `todo`: the texts that have not begun."""
+    """One job from preparation to its end. `waiting`: the texts that have not begun."""
 
     number: int
     input_tokens: int
     dimensions: int
-    todo: deque[tuple[int, Sequence[int]]]
+    waiting: deque[tuple[int, Sequence[int]]]
     lines_left: int
     output_tokens_max: int = 0
     sampling_hash: bytes = b""
@@ -181,8 +181,8 @@ class EmbeddingBatches:
                 return
             job = self._jobs[0]
             self._jobs.rotate(-1)
-            if job.todo and not job.over:
-                index, tokens = job.todo.popleft()
+            if job.waiting and not job.over:
+                index, tokens = job.waiting.popleft()
                 sequence = min(self._free)
                 self._free.remove(sequence)
                 self._texts.append(_Text(job, index, tokens, sequence))
