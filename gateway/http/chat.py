@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import logging
 import time
 
 from starlette.requests import ClientDisconnect, Request
@@ -22,24 +21,21 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.backend import Backend
 from gateway.bridge import Pipe
-from gateway.errors import GatewayError, InternalError
 from gateway.http.choices import ChoiceReader, Part, calls_of, text_of
-from gateway.http.errors import error_response
+from gateway.http.errors import error_response, failure_response
 from gateway.http.logprobs import logprobs_in_turns, logprobs_json
 from gateway.http.openai_types import ChatRequest, parse_chat_request
-from gateway.http.requests import api_key_of, read_body
+from gateway.http.requests import JOB_ID_BYTES, api_key_of, read_body
 from gateway.http.sse import ChunkWriter, call_object, error_event, note_of, usage_of
 from gateway.jobs import ChatJob, Delta, Done, Ended, Failed, JobEvent, texts_as_one
 from gateway.limits import BODY_BYTES_MAX, CLIENT_WRITE_TIMEOUT_S
 
-log = logging.getLogger(__name__)
 _SSE_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
 _JSON_HEADER = (b"content-type", b"application/json")
-JOB_ID_BYTES = 16
 
 
 class ChatEndpoint:
@@ -77,13 +73,8 @@ class ChatEndpoint:
             pipe = self._backend.submit(job)
         except ClientDisconnect:
             return
-        except GatewayError as error:
-            await error_response(error, request_id)(scope, receive, send)
-            return
-        except Exception:
-            log.exception("request %s failed", request_id)
-            failure = InternalError("An internal error; it was logged.")
-            await error_response(failure, request_id)(scope, receive, send)
+        except Exception as error:
+            await failure_response(error, request_id)(scope, receive, send)
             return
         answer = Answer(chat, job_id, pipe, scope, receive, send)
         await answer.run()

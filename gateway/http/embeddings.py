@@ -10,22 +10,18 @@ would take most of the interpreter's time and much memory, and cost their sender
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from gateway.backend import Backend
 from gateway.bridge import Pipe
-from gateway.errors import GatewayError, InternalError
 from gateway.http.embedding_types import EmbeddingsRequest, answer_body, parse_embeddings_request
-from gateway.http.errors import error_response
-from gateway.http.requests import api_key_of, read_body
+from gateway.http.errors import failure_response
+from gateway.http.requests import JOB_ID_BYTES, api_key_of, read_body
 from gateway.jobs import Done, Failed, JobEvent
 from gateway.limits import BODY_BYTES_MAX, CLIENT_WRITE_TIMEOUT_S
 
-log = logging.getLogger(__name__)
-JOB_ID_BYTES = 16
 LARGE_TEXT_BYTES = 512 * 1024
 """Of vectors as they come from a node: more takes longer than a tenth of a second to write out."""
 
@@ -59,13 +55,8 @@ class EmbeddingsEndpoint:
             ]
         except ClientDisconnect:
             return
-        except GatewayError as error:
-            await error_response(error, request_id)(scope, receive, send)
-            return
-        except Exception:
-            log.exception("request %s failed", request_id)
-            failure = InternalError("An internal error; it was logged.")
-            await error_response(failure, request_id)(scope, receive, send)
+        except Exception as error:
+            await failure_response(error, request_id)(scope, receive, send)
             return
         try:
             async with asyncio.timeout(CLIENT_WRITE_TIMEOUT_S):

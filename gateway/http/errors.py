@@ -19,6 +19,7 @@ from gateway.errors import (
 )
 
 log = logging.getLogger(__name__)
+INTERNAL_TEXT = "An internal error; it was logged."
 
 
 def error_response(error: GatewayError, request_id: str = "") -> Response:
@@ -30,6 +31,15 @@ def error_response(error: GatewayError, request_id: str = "") -> Response:
         headers["www-authenticate"] = "Bearer"
     content = json.dumps(error.body(), ensure_ascii=False).encode("utf-8", "replace")
     return Response(content, error.status, headers, "application/json")
+
+
+def failure_response(error: Exception, request_id: str) -> Response:
+    """The response for whatever ended a request before its answer began; our own bugs are logged
+    with their trace."""
+    if isinstance(error, GatewayError):
+        return error_response(error, request_id)
+    log.error("request %s failed", request_id, exc_info=error)
+    return error_response(InternalError(INTERNAL_TEXT), request_id)
 
 
 async def on_gateway_error(request: Request, error: Exception) -> Response:
@@ -56,10 +66,10 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
         return response
     if 400 <= error.status_code < 500:
         return error_response(InvalidRequestError(str(error.detail)))
-    return error_response(InternalError("An internal error; it was logged."))
+    return error_response(InternalError(INTERNAL_TEXT))
 
 
 async def on_exception(request: Request, error: Exception) -> Response:
     """Answer our own bug (the trace is logged by uvicorn as well)."""
     log.error("an endpoint failed", exc_info=error)
-    return error_response(InternalError("An internal error; it was logged."))
+    return error_response(InternalError(INTERNAL_TEXT))

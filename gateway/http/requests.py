@@ -12,6 +12,7 @@ from gateway.peer.ledger_port import BAD_KEY_MESSAGE
 from p2p.api_keys import ApiKey, parse_api_key
 from p2p.errors import MalformedError
 
+JOB_ID_BYTES = 16
 MISSING_KEY_MESSAGE = (
     "You didn't provide an API key. Pass it in the header: `Authorization: Bearer <key>`."
 )
