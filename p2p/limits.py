@@ -54,6 +54,18 @@ ADVERT_LIFETIME_S_MAX = 4 * 3600.0
 """Twice what nodes give their DHT records: who leaves cannot stay in everybody's books for long."""
 ADVERTS_KNOWN_MAX = 20_000
 
+# --- subclouds --------------------------------------------------------------------------------
+MEMBERSHIPS_PER_NODE_MAX = 24
+"""A membership with its certificate has about 500 bytes: the statement stays below one gossip
+message."""
+MEMBERSHIP_INTERVAL_S = 60.0
+MEMBERSHIP_LIFETIME_S = 300.0
+"""Changes are told at once; the heartbeat is for those who come late."""
+MEMBERSHIP_LIFETIME_S_MAX = 3600.0
+MEMBERSHIPS_KNOWN_MAX = ADVERTS_KNOWN_MAX
+REVOKED_PER_LIST_MAX = 1000
+"""Of each kind; a revocation list travels in a record of its own when it outgrows gossip."""
+
 # --- reaching hidden nodes --------------------------------------------------------------------
 GATEWAY_STATEMENT_INTERVAL_S = 30.0
 GATEWAY_STATEMENT_LIFETIME_S = 120.0

@@ -27,6 +27,7 @@ from p2p.errors import ForkError, MalformedError, StaleError, UntrustedError, Wr
 from p2p.limits import AMOUNT_MICROCREDITS_MAX
 from p2p.prices import FeeRule, PriceTerms
 from p2p.signing import KeyPair, Signed, verify_bytes
+from p2p.subcloud_rules import Landmark, SubcloudRules
 from p2p.types import NetworkId, PeerId, authority_matches
 
 __all__ = [
@@ -209,6 +210,8 @@ class NetworkConfiguration(Frozen):
     mirror_peers: tuple[str, ...] = ()
     witnesses: tuple[Witness, ...] = ()
     witness_quorum: Annotated[int, pydantic.Field(ge=0, le=100)] = 0
+    subclouds: SubcloudRules = SubcloudRules()
+    landmarks: Annotated[tuple[Landmark, ...], pydantic.Field(max_length=256)] = ()
 
     @pydantic.model_validator(mode="after")
     def _names_are_unique(self) -> NetworkConfiguration:

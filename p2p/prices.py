@@ -11,6 +11,7 @@ from p2p.types import Microcredits
 
 TOKENS_PER_PRICE = 10**6
 BASIS_POINTS = 10_000
+OWNER_FEE_BASIS_POINTS_MAX = 5000
 
 Price = Annotated[int, Range(0, PRICE_MICROCREDITS_MAX)]
 
@@ -21,14 +22,20 @@ class PriceTerms(Message):
     """What a model costs, in microcredits for 10**6 tokens, and by which configuration version.
 
     `cached_input_...` is for input that the node had in its cache; None: as any input.
+    `subcloud_id`: the job is one of this subcloud (empty: of the global pool), under the version of
+    its policy that has this SHA-256, whose owner gets this share of the charge. So hold, voucher,
+    lease, offer and receipt all say under which policy a job runs.
     """
 
-    TRIMMED: ClassVar[int] = 1
+    TRIMMED: ClassVar[int] = 4
     input_microcredits_per_million_tokens: Price
     output_microcredits_per_million_tokens: Price
     configuration_version: Annotated[int, Range(1, 2**53)]
     model_name: Annotated[str, Limit(NAME_CHARACTERS_MAX)]
     cached_input_microcredits_per_million_tokens: Price | None = None
+    subcloud_id: Annotated[str, Limit(NAME_CHARACTERS_MAX)] = ""
+    policy_digest: Annotated[bytes, Limit(32)] = b""
+    owner_fee_basis_points: Annotated[int, Range(0, OWNER_FEE_BASIS_POINTS_MAX)] = 0
 
 
 def exact_price(

@@ -21,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from p2p import (
+    account_messages,
     claim_messages,
     codec,
     dispute_messages,
@@ -43,6 +44,9 @@ from p2p.job_messages import OUTPUT_HASH_START, next_output_hash
 from p2p.network_configuration import PURPOSE as CONFIGURATION
 from p2p.node_invites import NodeBinding
 from p2p.signing import Document, KeyPair, Signed
+from p2p.subclouds import memberships
+from p2p.subclouds.identity import subcloud_id
+from p2p.subclouds.policy import Handover, SubcloudPolicy, sign_policy
 from p2p.types import NetworkId, Role, account_id_from_founding, network_id
 from p2p.wire import encode_frame
 
@@ -71,7 +75,9 @@ MODULES = (
     "p2p.prices",
     "p2p.reaching.relay_messages",
     "p2p.signing",
+    "p2p.subclouds.memberships",
     "p2p.subclouds.policy",
+    "p2p.subclouds.records",
     "p2p.usage_messages",
     "node.runtime_messages",
 )
@@ -109,6 +115,11 @@ SIGNED_FIELDS: dict[str, tuple[type[Document], str]] = {
     "answers": (dispute_messages.DisputeAnswer, "account"),
     "leased_hold": (lease_messages.LeasedHold, "gateway"),
     "claims": (claim_messages.Claim, "node"),
+    "certificate": (memberships.MembershipCertificate, "account"),
+    "statement": (memberships.MembershipStatement, "node"),
+    "evidence": (memberships.MembershipCertificate, "account"),
+    "handovers": (Handover, "account"),
+    "changes": (account_messages.AccountKeyChange, "account"),
 }
 """What travels in each field of type Signed, and who signs it here."""
 SIGNERS: dict[type[Document], str] = {
@@ -150,6 +161,20 @@ def signed_example(cls: type[Document]) -> Signed:
     return signer.sign(NETWORK, typing.cast(Document, example(cls)))
 
 
+def signed_policy() -> Signed:
+    """A policy that asks for nothing."""
+    owner = account_id_from_founding(b"owner")
+    policy = SubcloudPolicy(
+        network_id=NETWORK,
+        subcloud_id=subcloud_id(NETWORK, owner, "team"),
+        version=1,
+        issued_ms=NOW_MS,
+        expires_ms=NOW_MS + 1,
+        owner=owner,
+    )
+    return sign_policy(KEYS["account"], policy)
+
+
 def signed_configuration() -> Signed:
     """Sign a network configuration: JSON, as short as it can be."""
     authority = KEYS["authority"]
@@ -176,6 +201,8 @@ def _value(hint: Any, cls: type[Message], name: str) -> Any:
     if isinstance(hint, type) and issubclass(hint, Message):
         if hint is Signed and name == "configuration":
             return signed_configuration()
+        if hint is Signed and name == "policy":
+            return signed_policy()
         if hint is Signed:
             document, signer = SIGNED_FIELDS.get(f"{cls.__name__}.{name}") or SIGNED_FIELDS[name]
             return KEYS[signer].sign(NETWORK, typing.cast(Document, example(document)))

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from p2p.network_configuration import ApprovedModel
 from p2p.subclouds.facts import Hardware, NodeFacts, OfferedModel, Region
 from p2p.subclouds.grades import HardwareGrade, RegionGrade, quantisation_bits
-from p2p.subclouds.policy import GpuFloor, SubcloudPolicy
+from p2p.subclouds.policy import SubcloudPolicy
+from p2p.subclouds.policy_rules import GpuFloor
 
 MODALITY_DEFAULT = "text"
 NEVER_MS = 2**62

@@ -23,11 +23,24 @@ import pydantic
 
 from p2p.codec import Limit, Range, message
 from p2p.errors import ForkError, MalformedError, StaleError, UntrustedError, WrongNetworkError
-from p2p.limits import NAME_CHARACTERS_MAX, PRICE_MICROCREDITS_MAX
-from p2p.network_configuration import ApprovedModel
+from p2p.limits import NAME_CHARACTERS_MAX
 from p2p.signing import Document, KeyPair, Signed, verify_bytes
-from p2p.subclouds.grades import HardwareGrade, RegionGrade, quantisation_bits
 from p2p.subclouds.identity import SubcloudId, label_of, parse_subcloud_id, subcloud_id
+from p2p.subclouds.policy_rules import (
+    CallerRules,
+    Count,
+    DataRules,
+    GatewayRules,
+    HardwareFloor,
+    Hex32,
+    ModelRules,
+    PriceRules,
+    RegionRules,
+    ServiceLevel,
+    StrictPart,
+    Text,
+    TrustFloor,
+)
 from p2p.types import AccountId, NetworkId, is_account_id
 
 FORMAT = "resultity/subcloud-policy/1"
@@ -35,15 +48,6 @@ PURPOSE = "subcloud-policy"
 POLICY_BYTES_MAX = 128 * 1024
 HANDOVERS_MAX = 16
 """Each is carried with every policy that follows."""
-
-Hex32 = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Country = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Z]{2}$")]
-"""ISO 3166-1 alpha-2."""
-Text = Annotated[str, pydantic.StringConstraints(max_length=500)]
-Name = Annotated[str, pydantic.StringConstraints(min_length=1, max_length=100)]
-Share = Annotated[int, pydantic.Field(ge=0, le=10_000)]
-Price = Annotated[int, pydantic.Field(ge=0, le=PRICE_MICROCREDITS_MAX)]
-Count = Annotated[int, pydantic.Field(ge=0, le=2**53)]
 
 
 @message(185)
@@ -62,156 +66,7 @@ class Handover(Document):
     issued_ms: int
 
 
-class _Frozen(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=False)
-
-
-class ModelName(_Frozen):
-    """A model by its name in the network, any version or some."""
-
-    name: Name
-    versions: Annotated[tuple[Name, ...], pydantic.Field(max_length=64)] = ()
-
-
-class ModelRules(_Frozen):
-    """Which models members serve for this subcloud.
-
-    A model is admitted if it is one of `own`, or if it is named by `digests`, `names` or `families`
-    (all three empty: every model of the network) and meets the rest. `own` are models that this
-    policy approves by itself, with its own prices, for jobs of this subcloud only.
-    """
-
-    digests: Annotated[tuple[Hex32, ...], pydantic.Field(max_length=256)] = ()
-    names: Annotated[tuple[ModelName, ...], pydantic.Field(max_length=256)] = ()
-    families: Annotated[tuple[Name, ...], pydantic.Field(max_length=64)] = ()
-    minimum_quantisation: str | None = None
-    modalities: Annotated[tuple[Name, ...], pydantic.Field(max_length=8)] = ()
-    verified_only: bool = True
-    own: Annotated[tuple[ApprovedModel, ...], pydantic.Field(max_length=64)] = ()
-
-    @pydantic.field_validator("minimum_quantisation")
-    @classmethod
-    def _quantisation_is_known(cls, value: str | None) -> str | None:
-        if value is not None and quantisation_bits(value) is None:
-            raise ValueError(f"{value} is no quantisation that can be compared")
-        return value
-
-    @property
-    def names_any(self) -> bool:
-        """Whether some models are named; otherwise all of the network's count."""
-        return bool(self.digests or self.names or self.families)
-
-
-class RegionRules(_Frozen):
-    """In which countries members are: any of `allow` (empty: all) and none of `deny`.
-
-    Without either, nothing is asked about the region, and `evidence` means nothing.
-    """
-
-    allow: Annotated[tuple[Country, ...], pydantic.Field(max_length=250)] = ()
-    deny: Annotated[tuple[Country, ...], pydantic.Field(max_length=250)] = ()
-    evidence: Literal["declared", "consistent", "proven", "attested"] = "declared"
-
-    @property
-    def grade(self) -> RegionGrade:
-        """The weakest evidence that counts."""
-        return RegionGrade[self.evidence.upper()]
-
-    @property
-    def asks(self) -> bool:
-        """Whether there is any rule."""
-        return bool(self.allow or self.deny)
-
-
-class GpuFloor(_Frozen):
-    """The least GPU: a part of its name (`RTX`, `A100`; empty: any) and its memory."""
-
-    kind: Annotated[str, pydantic.StringConstraints(max_length=100)] = ""
-    memory_bytes_min: Count = 0
-
-
-class HardwareFloor(_Frozen):
-    """The least hardware. Tokens a second are of one stream of the model in question."""
-
-    gpu: GpuFloor | None = None
-    memory_bytes_min: Count = 0
-    tokens_per_second_min: Annotated[float, pydantic.Field(ge=0, le=10**6)] = 0.0
-    evidence: Literal["declared", "benchmarked", "attested"] = "declared"
-
-    @property
-    def grade(self) -> HardwareGrade:
-        """The weakest evidence that counts."""
-        return HardwareGrade[self.evidence.upper()]
-
-
-class TrustFloor(_Frozen):
-    """The least reputation, over at least so many receipted jobs from two or more gateways."""
-
-    reputation_min: Share = 0
-    jobs_min: Annotated[int, pydantic.Field(ge=0, le=10**6)] = 0
-
-
-class ServiceLevel(_Frozen):
-    """What members must keep up, measured over `window_s`; 0: not asked.
-
-    A member is judged once `jobs_judged_min` of its jobs were observed in the window. One below the
-    level is suspended and may return after `suspension_s`.
-    """
-
-    first_token_ms_max: Annotated[int, pydantic.Field(ge=0, le=600_000)] = 0
-    tokens_per_second_min: Annotated[float, pydantic.Field(ge=0, le=10**6)] = 0.0
-    uptime_min: Share = 0
-    capacity_slots_min: Annotated[int, pydantic.Field(ge=0, le=100_000)] = 0
-    window_s: Annotated[int, pydantic.Field(ge=60, le=30 * 86_400)] = 86_400
-    jobs_judged_min: Annotated[int, pydantic.Field(ge=1, le=10**6)] = 20
-    suspension_s: Annotated[int, pydantic.Field(ge=0, le=30 * 86_400)] = 3600
-
-
-class PriceRules(_Frozen):
-    """The most that a model may cost here (None: no ceiling), and the owner's share of charges."""
-
-    input_microcredits_per_million_tokens_max: Price | None = None
-    output_microcredits_per_million_tokens_max: Price | None = None
-    owner_fee_basis_points: Annotated[int, pydantic.Field(ge=0, le=5000)] = 0
-
-
-class CallerRules(_Frozen):
-    """Who may send jobs here: `anyone`, or whoever one of the lists names.
-
-    `namespaces` are `<account>/<namespace>`; `keys` are IDs of API keys; `tokens` admits holders of
-    bearer tokens that a delegate signed; `source_networks` (CIDR) bound all of them.
-    """
-
-    anyone: bool = False
-    accounts: Annotated[tuple[str, ...], pydantic.Field(max_length=1000)] = ()
-    namespaces: Annotated[tuple[str, ...], pydantic.Field(max_length=1000)] = ()
-    keys: Annotated[tuple[str, ...], pydantic.Field(max_length=1000)] = ()
-    tokens: bool = False
-    source_networks: Annotated[tuple[str, ...], pydantic.Field(max_length=100)] = ()
-
-    @pydantic.field_validator("accounts")
-    @classmethod
-    def _are_accounts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for account in value:
-            if not is_account_id(account):
-                raise ValueError(f"{account[:60]} is not an account's ID (acct-...)")
-        return value
-
-    @pydantic.model_validator(mode="after")
-    def _somebody_may_call(self) -> CallerRules:
-        named = self.accounts or self.namespaces or self.keys or self.tokens
-        if self.anyone and named:
-            raise ValueError("`anyone` makes the other callers meaningless: give one or the other")
-        return self
-
-
-class DataRules(_Frozen):
-    """What members promise about content."""
-
-    no_content_storage: bool = False
-
-
-class SubcloudPolicy(_Frozen):
+class SubcloudPolicy(StrictPart):
     """One version of a subcloud's policy. Keys are lower-case hex.
 
     Attributes:
@@ -222,6 +77,7 @@ class SubcloudPolicy(_Frozen):
         fallback: where a job goes when no member qualifies: nowhere, or to the global pool.
         cooldown_s: how long a member that left or was removed stays out.
         running_jobs: what becomes of running jobs of a member that is removed.
+        revocation_list_age_s_max: a gateway whose list is older refuses members with certificates.
         ended: the last version: from now on nothing runs here.
     """
 
@@ -247,6 +103,8 @@ class SubcloudPolicy(_Frozen):
     isolate: bool = False
     fallback: Literal["none", "global"] = "none"
     running_jobs: Literal["finish", "move"] = "finish"
+    gateways: GatewayRules = GatewayRules()
+    revocation_list_age_s_max: Annotated[int, pydantic.Field(ge=30, le=7 * 86_400)] = 3600
     data: DataRules = DataRules()
     delegate_keys: Annotated[tuple[Hex32, ...], pydantic.Field(max_length=16)] = ()
     ended: bool = False
@@ -273,6 +131,13 @@ class SubcloudPolicy(_Frozen):
         if len(set(own)) != len(own):
             raise ValueError("models.own: a name is listed twice")
         return self
+
+    def admits_gateway(self, peer_id: str, account_id: str) -> bool:
+        """Tell whether a certified gateway (its peer ID, the account it belongs to) may send."""
+        rules = self.gateways
+        if not rules.accounts and not rules.peers:
+            return self.join != "private" or account_id == self.owner
+        return peer_id in rules.peers or account_id in rules.accounts
 
     @property
     def identity(self) -> SubcloudId:

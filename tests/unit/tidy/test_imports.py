@@ -13,6 +13,7 @@ PACKAGES = ("p2p", "node", "bootstrap", "gateway", "ledger", "resultity")
 IMPURE_LIBRARIES = ("trio", "anyio", "asyncio", "socket", "selectors", "subprocess", "threading")
 CLOCKS = ("time",)
 PURE = (
+    "p2p.account_proof",
     "p2p.adverts",
     "p2p.api_keys",
     "p2p.approved_models",
@@ -37,7 +38,12 @@ PURE = (
     "p2p.subclouds.grades",
     "p2p.subclouds.identity",
     "p2p.subclouds.index",
+    "p2p.subclouds.memberships",
     "p2p.subclouds.policy",
+    "p2p.subclouds.policy_rules",
+    "p2p.subclouds.records",
+    "p2p.subclouds.terms",
+    "p2p.subcloud_rules",
     "p2p.token_bucket",
     "p2p.types",
     "p2p.wire",
