@@ -22,6 +22,8 @@ ACCOUNT_KEYS_MAX = 8
 """Signing keys of one account: a few people and machines; more than that is another account."""
 KEYS_PER_ANSWER_MAX = 200
 NAMESPACES_PER_ANSWER_MAX = 1000
+KEY_CHANGES_MAX = 32
+"""In a proof of an account's keys: a few a year for a decade."""
 GRACE_MS_MAX = 30 * 86_400_000
 
 KeyId = Annotated[str, Limit(32, 8)]
@@ -109,14 +111,20 @@ class NamespaceSummary(Message):
 @message(135)
 @dataclass(frozen=True, slots=True)
 class AccountStatement(Message):
-    """An account's founding, its keys, how many changes they have seen, and its namespaces."""
+    """An account's founding, its keys, how many changes they have seen, and its namespaces.
 
+    `changes`: the key changes as they were signed, oldest first: with the founding they prove to
+    strangers whose keys these are (`p2p.account_proof`).
+    """
+
+    TRIMMED: ClassVar[int] = 1
     signing_keys: Keys
     recovery_keys: Keys
     key_changes: Count
     operations: Count
     namespaces: Annotated[tuple[NamespaceSummary, ...], Limit(NAMESPACES_PER_ANSWER_MAX)]
     founding: Signed
+    changes: Annotated[tuple[Signed, ...], Limit(KEY_CHANGES_MAX)] = ()
 
 
 @message(136)

@@ -12,16 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from p2p.account_messages import ACCOUNT_KEYS_MAX, AccountKeyChange
-from p2p.codec import decode_message
+from p2p.account_messages import ACCOUNT_KEYS_MAX, KEY_CHANGES_MAX, AccountKeyChange
+from p2p.codec import Limit, Message, decode_message, message
 from p2p.errors import UntrustedError
 from p2p.ledger_messages import AccountFounding
 from p2p.signing import Signed, open_signed
 from p2p.types import AccountId, NetworkId, account_id_from_founding
 
-KEY_CHANGES_MAX = 32
-"""In a proof: a few a year for a decade; an account with more founds its subclouds anew."""
+
+@message(191)
+@dataclass(frozen=True, slots=True)
+class AccountProof(Message):
+    """An account's founding and its key changes, oldest first."""
+
+    founding: Signed
+    changes: Annotated[tuple[Signed, ...], Limit(KEY_CHANGES_MAX)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +79,17 @@ def _follow(
     if change.number < following or (change.number > following and not recovers):
         raise UntrustedError("a key change that does not follow from the one before it")
     added, removed = set(change.added), set(change.removed)
-    fresh = added | ({change.recovery_key} if change.recovery_key else set())
+    fresh = [*change.added, *([change.recovery_key] if change.recovery_key else [])]
     known = account.signing_keys | retired | {account.recovery_key}
-    if (change.recovery_key and not recovers) or fresh & known or removed - account.signing_keys:
+    wrong = (
+        (bool(change.recovery_key) and not recovers)
+        or not (fresh or removed)
+        or len(set(fresh)) + len(removed) != len(fresh) + len(change.removed)
+        or not known.isdisjoint(fresh)
+        or not removed <= account.signing_keys
+        or len(change.recovery_key) not in (0, 32)
+    )
+    if wrong:
         raise UntrustedError("a key change that the ledger would not take")
     keys = (account.signing_keys - removed) | added
     if not 1 <= len(keys) <= ACCOUNT_KEYS_MAX:

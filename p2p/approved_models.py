@@ -42,7 +42,9 @@ class ApprovedModel(Frozen):
     earlier request of the same account; not above the price of other input, which it is if none is
     given. `image_tokens_max`: what one image adds to the input at most, for models that take any.
     `tasks`: what it may be used for. `embedding_dimensions`: the lengths to which requests may have
-    its vectors cut (only models that were trained for it bear that); none: not at all.
+    its vectors cut (only models that were trained for it bear that); none: not at all. `family`
+    and `quantisation`: what subclouds' policies go by, as the file says (`llama`, `Q4_K_M`); empty:
+    of no family, and quantised as its nodes say.
     """
 
     name: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$")]
@@ -63,6 +65,8 @@ class ApprovedModel(Frozen):
     ] = ()
     modalities: tuple[Literal["text", "image"], ...] = ("text",)
     image_tokens_max: Tokens | None = None
+    family: Annotated[str, pydantic.StringConstraints(max_length=100)] = ""
+    quantisation: Annotated[str, pydantic.StringConstraints(max_length=40)] = ""
 
     @property
     def verified(self) -> bool:

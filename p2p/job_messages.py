@@ -304,6 +304,13 @@ REFUSALS = {
     "price_too_low": "the network pays less than the node's operator asks for",
     "outside_hours": "the node does not work at this time",
     "too_large": "the job may take more tokens than the node's operator allows",
+    "isolated": "the node left the global pool for a subcloud",
+    "not_member": "the node is not a member of the job's subcloud",
+    "policy_unknown": "the node does not know the version of the policy that the offer names (yet)",
+    "policy_over": "the subcloud's policy has ended, or the network has banned the subcloud",
+    "gateway_not_admitted": "the subcloud's policy does not admit this gateway",
+    "model_not_admitted": "the subcloud's policy does not admit this model at this node",
+    "suspended": "the node does not meet the subcloud's policy at the moment",
 }
 """Refusal codes of a node, with their meaning. `context_length_exceeded`, `bad_request` and
 `unsupported` are the caller's to mend; after all others the gateway tries another node."""

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from p2p.codec import Limit, Message, Range, message
+from p2p.conduct_messages import FAILURES_PER_CAPTURE_MAX, FailedAttempt, LegObservation
 from p2p.job_messages import Amount, Id, JobNumber, Peer
 from p2p.key_limits import SourceNetwork
 from p2p.ledger_messages import CaptureLeg, Outcome, TransferResult
@@ -52,10 +53,12 @@ LEDGER_NOTICE_TOPIC = "ledger-notices"
 class LeaseRequest(Document):
     """Asks the ledger to set a part of a key's credit aside for one gateway and one model.
 
-    Signed by the gateway; `mac` is `p2p.api_keys.lease_mac` by the key's hold key.
+    Signed by the gateway; `mac` is `p2p.api_keys.lease_mac` by the key's hold key. The networks are
+    those of a HoldRequest; nothing is leased to a caller whom only a token lets in.
     """
 
     PURPOSE: ClassVar[str] = "lease-request"
+    TRIMMED: ClassVar[int] = 1
     lease_id: Id
     key_id: Annotated[str, Limit(32, 8)]
     amount: Amount
@@ -64,6 +67,7 @@ class LeaseRequest(Document):
     expires_ms: int
     mac: Annotated[bytes, Limit(32, 32)]
     source_network: SourceNetwork = ""
+    caller_network: SourceNetwork = ""
 
 
 @message(75)
@@ -110,13 +114,19 @@ class LeasedHold(Document):
 @message(78)
 @dataclass(frozen=True, slots=True)
 class LeasedCapture(Document):
-    """Settles a job out of a lease. Signed by the gateway; `hold` is the signed LeasedHold."""
+    """Settles a job out of a lease. Signed by the gateway; `hold` is the signed LeasedHold.
+
+    `observed` and `failures`: as in CaptureRequest.
+    """
 
     PURPOSE: ClassVar[str] = "leased-capture"
+    TRIMMED: ClassVar[int] = 2
     hold: Signed
     legs: Annotated[tuple[CaptureLeg, ...], Limit(LEGS_PER_CAPTURE_MAX, 1)]
     issued_ms: int
     outcome: Outcome = ""
+    observed: Annotated[tuple[LegObservation, ...], Limit(LEGS_PER_CAPTURE_MAX)] = ()
+    failures: Annotated[tuple[FailedAttempt, ...], Limit(FAILURES_PER_CAPTURE_MAX)] = ()
 
 
 @message(79)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from p2p.codec import Limit, Message, Range, message
+from p2p.conduct_messages import FAILURES_PER_CAPTURE_MAX, FailedAttempt, LegObservation
 from p2p.job_messages import Amount, Digest, Id, Peer, Tokens
 from p2p.key_limits import NO_LIMITS, KeyLimits, SourceNetwork
 from p2p.limits import LEGS_PER_CAPTURE_MAX, NAME_CHARACTERS_MAX, TEXT_CHARACTERS_MAX
@@ -107,10 +108,13 @@ class Grant(Document):
 class HoldRequest(Document):
     """Asks the ledger to hold a job's maximum. Signed by the gateway.
 
-    `source_network`: in which of the key's networks the client is, if the key is limited to some.
+    `source_network`: in which of the key's networks the client is, if the key is limited to some;
+    `caller_network`: the same of the subcloud's, if its policy names some. `caller_token`: what the
+    client shows to be let into the subcloud (a CallerToken, signed by one of its delegates).
     """
 
     PURPOSE: ClassVar[str] = "hold-request"
+    TRIMMED: ClassVar[int] = 2
     hold_id: Id
     job_id: Id
     key_id: Annotated[str, Limit(32, 8)]
@@ -120,6 +124,8 @@ class HoldRequest(Document):
     expires_ms: int
     mac: Annotated[bytes, Limit(32, 32)]
     source_network: SourceNetwork = ""
+    caller_token: Signed | None = None
+    caller_network: SourceNetwork = ""
 
 
 @message(61)
@@ -149,14 +155,20 @@ class CaptureLeg(Message):
 @message(63)
 @dataclass(frozen=True, slots=True)
 class CaptureRequest(Document):
-    """Settles a hold: pays each leg and the fees, gives the rest back. Signed by the gateway."""
+    """Settles a hold: pays each leg and the fees, gives the rest back. Signed by the gateway.
+
+    `observed` (one for each leg, or none) and `failures` move no money: `p2p.conduct_messages`.
+    """
 
     PURPOSE: ClassVar[str] = "capture-request"
+    TRIMMED: ClassVar[int] = 2
     capture_id: Id
     hold_id: Id
     legs: Annotated[tuple[CaptureLeg, ...], Limit(LEGS_PER_CAPTURE_MAX, 1)]
     issued_ms: int
     outcome: Outcome = ""
+    observed: Annotated[tuple[LegObservation, ...], Limit(LEGS_PER_CAPTURE_MAX)] = ()
+    failures: Annotated[tuple[FailedAttempt, ...], Limit(FAILURES_PER_CAPTURE_MAX)] = ()
 
 
 @message(64)
@@ -244,7 +256,8 @@ class Statement(Message):
     """A namespace's balance with its signed grants: `available + held + spent = granted`.
 
     `spent` is net of what decisions of disputes gave back, which `credited` adds up. `leased`
-    is the part of `held` that gateways may spend by themselves.
+    is the part of `held` that gateways may spend by themselves, `staked` the part of `spent` that
+    is set aside for subclouds and comes back.
     """
 
     available: Annotated[int, Range(0, 2**62)]
@@ -254,6 +267,7 @@ class Statement(Message):
     grants: Annotated[tuple[Signed, ...], Limit(1024)]
     credited: Annotated[int, Range(0, 2**62)] = 0
     leased: Annotated[int, Range(0, 2**62)] = 0
+    staked: Annotated[int, Range(0, 2**62)] = 0
 
 
 @message(71)
@@ -299,12 +313,13 @@ class EarningsRequest(Document):
 @message(73)
 @dataclass(frozen=True, slots=True)
 class EarningsStatement(Message):
-    """What an account's nodes earned with `legs` attempts, and its gateways in fees.
+    """What an account's nodes earned with `legs` attempts, its gateways and its subclouds in fees.
 
     The unmatured parts are in the sums: a correction may still take them back. `mature_after_s`:
     how long that is possible, and longer for the disputed parts (which are in the unmatured).
     """
 
+    TRIMMED: ClassVar[int] = 3
     earned: Annotated[int, Range(0, 2**62)]
     fees: Annotated[int, Range(0, 2**62)]
     legs: Annotated[int, Range(0, 2**62)]
@@ -313,3 +328,6 @@ class EarningsStatement(Message):
     mature_after_s: Annotated[int, Range(0, 2**40)] = 0
     disputed_earned: Annotated[int, Range(0, 2**62)] = 0
     disputed_fees: Annotated[int, Range(0, 2**62)] = 0
+    owner_fees: Annotated[int, Range(0, 2**62)] = 0
+    unmatured_owner_fees: Annotated[int, Range(0, 2**62)] = 0
+    disputed_owner_fees: Annotated[int, Range(0, 2**62)] = 0

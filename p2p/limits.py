@@ -13,10 +13,12 @@ REQUEST_BYTES_MAX = 768 * 1024
 # --- names and lists --------------------------------------------------------------------------
 NAME_CHARACTERS_MAX = 128
 TEXT_CHARACTERS_MAX = 1024
+PRE_SHARED_KEY_BYTES = 32
 ADDRESSES_MAX = 8
 MODELS_PER_NODE_MAX = 32
 GPUS_PER_NODE_MAX = 16
-CERTIFICATES_MAX = 3
+CERTIFICATES_MAX = 12
+"""Two certificates; an account's own gateway shows its binding, the founding and 8 key changes."""
 OUTPUT_TOKENS_PER_MESSAGE_MAX = 4096
 CHOICES_MAX = 8
 """Answers to one request: each takes a slot of its node."""
@@ -63,8 +65,70 @@ MEMBERSHIP_LIFETIME_S = 300.0
 """Changes are told at once; the heartbeat is for those who come late."""
 MEMBERSHIP_LIFETIME_S_MAX = 3600.0
 MEMBERSHIPS_KNOWN_MAX = ADVERTS_KNOWN_MAX
+STATEMENTS_PER_SECOND_PER_NODE, STATEMENTS_BURST_PER_NODE = 1.0, 20.0
+"""Of membership statements by gossip: one costs up to some milliseconds to verify and judge."""
 REVOKED_PER_LIST_MAX = 1000
 """Of each kind; a revocation list travels in a record of its own when it outgrows gossip."""
+SUBCLOUDS_KNOWN_MAX = 10_000
+SUBCLOUDS_PER_OWNER_MAX = 256
+"""One account, which costs nothing, must not fill everybody's book."""
+POLICIES_BYTES_MAX = 512 << 20
+"""Of all records in a book: 50 kB each at 10,000 subclouds; most have 2 kB."""
+POLICY_GRACE_S = 60.0
+"""While a new version spreads, what was agreed under the one before still counts."""
+POLICY_EVIDENCE_MAX = 256
+POLICY_EVIDENCE_PER_SUBCLOUD_MAX = 4
+"""Two forks prove all that more would; the newest of each kind is kept."""
+POLICY_EVIDENCE_REPLACED_AFTER_MS = 60_000
+POLICY_EVIDENCE_PUSHED_OUT_AFTER_MS = 1_000
+"""Since the newest of its subcloud and kind, or of all, was kept: each is a file and a line in the
+log, and anybody can sign any number of them."""
+SUBCLOUDS_PER_PAGE_MAX = 1000
+"""A summary has about 200 bytes."""
+SUBCLOUD_REPLY_BYTES_MAX = 700 * 1024
+"""Of an answer with many records: it fits one frame."""
+SUBCLOUD_POLL_INTERVAL_S = 5.0
+"""Gossip brings changes within a second; the question repairs a lost message: a revocation is known
+within 10 s wherever a bootstrap is in contact."""
+SUBCLOUD_FETCHES_AT_ONCE = 16
+SUBCLOUD_HINTS_MAX = 64
+SUBCLOUD_HINTS_PER_SECOND = 2.0
+"""Subclouds that gossip named and that a bootstrap is asked about at once. Anybody can make names
+up, and every peer would ask for each; the poll finds what is left out."""
+SUBCLOUD_GOSSIP_PER_SECOND_PER_AUTHOR, SUBCLOUD_GOSSIP_BURST_PER_AUTHOR = 50.0, 500.0
+SUBCLOUD_GOSSIP_PER_SECOND, SUBCLOUD_GOSSIP_BURST = 200.0, 2000.0
+"""Policies and lists that are judged, about 1 ms each; the poll repairs what is left out."""
+SUBCLOUD_GOSSIP_REFUSED_MAX = 4096
+SUBCLOUDS_HANDED_OVER_MAX = 64
+"""Newer records that a peer hands a bootstrap at one greeting."""
+JOIN_REQUEST_LIFETIME_S_MAX = 30 * 86_400
+
+# --- evidence about nodes -----------------------------------------------------------------------
+LANDMARK_LIFETIME_S = 3600.0
+LANDMARK_LIFETIME_S_MAX = 2 * 3600.0
+"""A machine does not move within the hour; who takes over its key elsewhere is found out soon."""
+LANDMARK_ROUNDS = 6
+"""The best of so many round trips: one that met a busy moment says nothing about the distance."""
+LANDMARK_PER_HOUR_PER_PEER = 12.0
+LANDMARK_BURST_PER_PEER = 6.0
+LANDMARK_AT_ONCE_MAX = 16
+"""Measured at once by one landmark: more would make each other slow."""
+LANDMARK_MEASURE_TIMEOUT_S = 3.0
+"""Of all rounds: who is slower is nowhere near, and takes the place of others."""
+LANDMARK_ANSWER_TIMEOUT_S = 2.0
+"""Around the earth and back is 0.3 s."""
+ATTESTATION_LIFETIME_S_MAX = 400 * 86_400.0
+BENCHMARK_LIFETIME_S = 86_400.0
+BENCHMARK_LIFETIME_S_MAX = 7 * 86_400.0
+BENCHMARK_PER_HOUR_PER_PEER = 4.0
+BENCHMARK_PER_HOUR = 12.0
+"""Of a node: unpaid work of some seconds each."""
+BENCHMARK_TOKENS = 128
+BENCHMARK_TOKENS_MIN = 16
+"""Fewer are an answer that ended by itself: they measure the first token more than the speed."""
+BENCHMARK_TIMEOUT_S = 60.0
+EVIDENCE_BYTES_MAX = 5 * 1024
+"""Of all documents that a node shows: its statement must fit a gossip message."""
 
 # --- reaching hidden nodes --------------------------------------------------------------------
 GATEWAY_STATEMENT_INTERVAL_S = 30.0

@@ -118,10 +118,13 @@ class MemoryHub:
 
     def _hold_wires(self) -> None:
         for wire in self.wires:
-            if wire.way is Way.RELAYED:
-                continue
-            ends = [end.local for end in wire.ends]
-            wire.hold(not self.reachable(*ends) or any(end in self._frozen for end in ends))
+            self._hold(wire)
+
+    def _hold(self, wire: Wire) -> None:
+        if wire.way is Way.RELAYED:
+            return
+        ends = [end.local for end in wire.ends]
+        wire.hold(not self.reachable(*ends) or any(end in self._frozen for end in ends))
 
     def silent_between(self, one: PeerId, other: PeerId) -> bool:
         """Tell whether a dial from one peer to the other would get no answer at all."""
@@ -169,7 +172,7 @@ class MemoryHub:
         wire = Wire((dialler, acceptor), lambda: self.draw_delay_s(*pair), self._wire_lost)
         wire.carriers = carriers
         self.wires.append(wire)
-        self._hold_wires()
+        self._hold(wire)
         return wire
 
     def _wire_lost(self, wire: Wire) -> None:

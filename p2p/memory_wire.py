@@ -194,8 +194,9 @@ class Carrier:
 class MemoryStream:
     """A stream of the port between two peers of a hub."""
 
-    def __init__(self, remote: PeerId, incoming: Pipe, outgoing: Pipe) -> None:
+    def __init__(self, remote: PeerId, incoming: Pipe, outgoing: Pipe, way: Way) -> None:
         self.remote = remote
+        self.way = way
         self._incoming = incoming
         self._outgoing = outgoing
 
@@ -288,8 +289,8 @@ class Wire:
         self._pipes += [there, back]
         acceptor = self.other(opener)
         return (
-            MemoryStream(acceptor.local, back, there),
-            MemoryStream(opener.local, there, back),
+            MemoryStream(acceptor.local, back, there, self.way),
+            MemoryStream(opener.local, there, back, self.way),
         )
 
     @property

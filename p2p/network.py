@@ -90,6 +90,12 @@ def remote_address_of(stream: Stream) -> str:
     return str(getattr(stream, "remote_address", ""))
 
 
+def way_of(stream: Stream) -> Way | None:
+    """Tell how the connection below a stream leads to the other side; None if that is not known."""
+    way = getattr(stream, "way", None)
+    return way if isinstance(way, Way) else None
+
+
 StreamHandler = Callable[[Stream], Awaitable[None]]
 """Serves one inbound stream: closed by the adapter when it returns, reset when it raises."""
 

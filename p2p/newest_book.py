@@ -72,6 +72,10 @@ class NewestBook(Generic[K]):
         self._known[peer_id] = known
         return True
 
+    def expired(self, now_ms: int) -> tuple[K, ...]:
+        """The statements that `prune` forgets."""
+        return tuple(k for k in self._known.values() if k.statement.expires_ms <= now_ms)
+
     def prune(self, now_ms: int) -> tuple[PeerId, ...]:
         """Forget expired statements and say whose."""
         gone = tuple(p for p, k in self._known.items() if k.statement.expires_ms <= now_ms)

@@ -12,6 +12,8 @@ from p2p.types import Microcredits
 TOKENS_PER_PRICE = 10**6
 BASIS_POINTS = 10_000
 OWNER_FEE_BASIS_POINTS_MAX = 5000
+FEES_BASIS_POINTS_MAX = 9000
+"""All fees of a subcloud's job together: nodes get a tenth at least."""
 
 Price = Annotated[int, Range(0, PRICE_MICROCREDITS_MAX)]
 
@@ -69,10 +71,24 @@ def charge(
 
 @dataclass(frozen=True, slots=True)
 class FeeRule:
-    """The shares of a charge that go to the gateway's account and to the network, in 1/10000."""
+    """The shares of a charge that go to the gateway's account, to the network, and to the owner of
+    the subcloud that the job is one of, in 1/10000."""
 
     gateway_basis_points: int
     network_basis_points: int
+    owner_basis_points: int = 0
+
+    @property
+    def total_basis_points(self) -> int:
+        """All of them."""
+        return self.gateway_basis_points + self.network_basis_points + self.owner_basis_points
+
+    def under(self, terms: PriceTerms) -> FeeRule:
+        """Give the shares for jobs under these terms: with the share of their subcloud's owner."""
+        owner = terms.owner_fee_basis_points
+        if owner == self.owner_basis_points:
+            return self
+        return FeeRule(self.gateway_basis_points, self.network_basis_points, owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +98,7 @@ class Split:
     nodes: tuple[Microcredits, ...]
     gateway: Microcredits
     network: Microcredits
+    owner: Microcredits
 
 
 def split_charge(total: Microcredits, weights: tuple[int, ...], fees: FeeRule) -> Split:
@@ -95,10 +112,14 @@ def split_charge(total: Microcredits, weights: tuple[int, ...], fees: FeeRule) -
     """
     gateway = total * fees.gateway_basis_points // BASIS_POINTS
     network = total * fees.network_basis_points // BASIS_POINTS
-    remaining = total - gateway - network
+    owner = total * fees.owner_basis_points // BASIS_POINTS
+    remaining = total - gateway - network - owner
     weight_sum = sum(weights)
     parts = [remaining * weight // weight_sum if weight_sum else 0 for weight in weights]
     parts[-1] += remaining - sum(parts)
     return Split(
-        tuple(Microcredits(p) for p in parts), Microcredits(gateway), Microcredits(network)
+        tuple(Microcredits(p) for p in parts),
+        Microcredits(gateway),
+        Microcredits(network),
+        Microcredits(owner),
     )

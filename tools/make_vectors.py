@@ -24,6 +24,7 @@ from p2p import (
     account_messages,
     claim_messages,
     codec,
+    conduct_messages,
     dispute_messages,
     job_messages,
     lease_messages,
@@ -33,33 +34,41 @@ from p2p import (
     mirror_messages,
     node_invites,
     opening_messages,
+    stake_messages,
+    subcloud_usage_messages,
     usage_messages,
 )
 from p2p.admission import JoinRequest
 from p2p.adverts import Advert
 from p2p.api_keys import hold_mac, lookup_mac, new_api_key
-from p2p.certificates import Certificate
+from p2p.certificates import Certificate, GatewayBinding
 from p2p.codec import Limit, Message, Range, encode_message
 from p2p.job_messages import OUTPUT_HASH_START, next_output_hash
 from p2p.network_configuration import PURPOSE as CONFIGURATION
 from p2p.node_invites import NodeBinding
 from p2p.signing import Document, KeyPair, Signed
-from p2p.subclouds import memberships
+from p2p.subclouds import directory_messages, evidence_messages, memberships
+from p2p.subclouds import invites as subcloud_invites
+from p2p.subclouds import requests as subcloud_requests
 from p2p.subclouds.identity import subcloud_id
 from p2p.subclouds.policy import Handover, SubcloudPolicy, sign_policy
+from p2p.subclouds.tokens import CallerToken
 from p2p.types import NetworkId, Role, account_id_from_founding, network_id
 from p2p.wire import encode_frame
 
 PATH = Path(__file__).resolve().parents[1] / "tests" / "vectors" / "messages.json"
 MODULES = (
     "p2p.account_messages",
+    "p2p.account_proof",
     "p2p.admission",
     "p2p.adverts",
     "p2p.calls",
     "p2p.certificates",
     "p2p.claim_messages",
+    "p2p.conduct_messages",
     "p2p.dispute_messages",
     "p2p.reaching.gateway_statements",
+    "p2p.gateway_admission",
     "p2p.hardware",
     "p2p.job_messages",
     "p2p.key_limits",
@@ -75,9 +84,17 @@ MODULES = (
     "p2p.prices",
     "p2p.reaching.relay_messages",
     "p2p.signing",
+    "p2p.stake_messages",
+    "p2p.subcloud_usage_messages",
+    "p2p.subclouds.directory_messages",
+    "p2p.subclouds.evidence_messages",
+    "p2p.subclouds.invites",
     "p2p.subclouds.memberships",
     "p2p.subclouds.policy",
+    "p2p.subclouds.policy_evidence",
     "p2p.subclouds.records",
+    "p2p.subclouds.requests",
+    "p2p.subclouds.tokens",
     "p2p.usage_messages",
     "node.runtime_messages",
 )
@@ -105,6 +122,10 @@ SIGNED_FIELDS: dict[str, tuple[type[Document], str]] = {
     "invited": (opening_messages.InvitedFounding, "account"),
     "NodeAdmission.invite": (opening_messages.NodeInvite, "authority"),
     "JoinText.invite": (opening_messages.NodeInvite, "authority"),
+    "InviteUse.invite": (subcloud_invites.SubcloudInvite, "account"),
+    "SubcloudInviteText.invite": (subcloud_invites.SubcloudInvite, "account"),
+    "use": (subcloud_invites.InviteUse, "account"),
+    "caller_token": (CallerToken, "account"),
     "admission": (node_invites.NodeAdmission, "account"),
     "opening": (opening_messages.InvitedFounding, "account"),
     "lease": (lease_messages.Lease, "bootstrap"),
@@ -117,8 +138,9 @@ SIGNED_FIELDS: dict[str, tuple[type[Document], str]] = {
     "claims": (claim_messages.Claim, "node"),
     "certificate": (memberships.MembershipCertificate, "account"),
     "statement": (memberships.MembershipStatement, "node"),
-    "evidence": (memberships.MembershipCertificate, "account"),
+    "evidence": (evidence_messages.LandmarkStatement, "gateway"),
     "handovers": (Handover, "account"),
+    "proof": (GatewayBinding, "account"),
     "changes": (account_messages.AccountKeyChange, "account"),
 }
 """What travels in each field of type Signed, and who signs it here."""
@@ -129,10 +151,21 @@ SIGNERS: dict[type[Document], str] = {
     Advert: "node",
     usage_messages.UsageRequest: "account",
     usage_messages.UptimeRecord: "bootstrap",
+    conduct_messages.ConductReport: "bootstrap",
+    stake_messages.SubcloudStake: "account",
+    stake_messages.SubcloudUnstake: "account",
+    subcloud_usage_messages.SubcloudUsageRequest: "account",
     log_messages.InclusionRequest: "account",
     opening_messages.Referral: "account",
     dispute_messages.DisputeOpening: "account",
     dispute_messages.DisputeRequest: "account",
+    directory_messages.SubcloudJoinRequest: "node",
+    subcloud_requests.SubcloudRequest: "account",
+    subcloud_requests.JoinDenial: "account",
+    CallerToken: "account",
+    evidence_messages.LandmarkEcho: "node",
+    evidence_messages.Attestation: "account",
+    evidence_messages.BenchmarkReceipt: "node",
 }
 
 
@@ -201,7 +234,7 @@ def _value(hint: Any, cls: type[Message], name: str) -> Any:
     if isinstance(hint, type) and issubclass(hint, Message):
         if hint is Signed and name == "configuration":
             return signed_configuration()
-        if hint is Signed and name == "policy":
+        if hint is Signed and name in ("policy", "offered", "known"):
             return signed_policy()
         if hint is Signed:
             document, signer = SIGNED_FIELDS.get(f"{cls.__name__}.{name}") or SIGNED_FIELDS[name]

@@ -19,11 +19,10 @@ from p2p.libp2p_adapter.isolation import enter_network
 from p2p.libp2p_adapter.limits import CLOSE_TIMEOUT_S
 from p2p.libp2p_adapter.network import LibP2PNetwork
 from p2p.libp2p_adapter.repairs import RepairedSwarm, apply_repairs
+from p2p.limits import PRE_SHARED_KEY_BYTES
 from p2p.network import Gate, RecordCheck
 from p2p.signing import KeyPair
 from p2p.types import NetworkId, PeerId
-
-PRE_SHARED_KEY_BYTES = 32
 
 
 @asynccontextmanager

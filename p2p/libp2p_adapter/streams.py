@@ -17,6 +17,7 @@ from libp2p.stream_muxer.exceptions import MuxedStreamError
 from p2p.errors import MalformedError, RefusedError, SessionLostError
 from p2p.libp2p_adapter.limits import PROTOCOL_NAME_BYTES_MAX
 from p2p.libp2p_adapter.muxer_stream import MuxerStream
+from p2p.network import Way
 from p2p.types import PeerId
 
 _MULTISTREAM = "/multistream/1.0.0"
@@ -43,6 +44,11 @@ class LibP2PStream:
         """The other side's IP address; empty if the connection is gone."""
         address = self._stream.get_remote_address()
         return address[0] if address else ""
+
+    @property
+    def way(self) -> Way | None:
+        """DIRECT where the connection has the other side's address: one in a stream has none."""
+        return Way.DIRECT if self._stream.get_remote_address() else None
 
     async def send_all(self, data: bytes) -> None:
         """Send all bytes. Raises: SessionLostError if the stream or connection is gone."""

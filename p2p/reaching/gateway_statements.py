@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar
 
 from p2p.certificates import Certificate, verify_chain
 from p2p.codec import Limit, Range, message
-from p2p.errors import UntrustedError
+from p2p.errors import StaleError, UntrustedError
 from p2p.freshness import check_times
 from p2p.limits import (
     ADDRESSES_MAX,
@@ -79,12 +79,27 @@ def verify_gateway(signed: Signed, network: NetworkId, now_ms: int) -> KnownGate
 
 
 class GatewayBook(NewestBook[KnownGateway]):
-    """The newest valid statement of each gateway, forgotten when it expires."""
+    """The newest valid statement of each gateway, forgotten when it expires.
+
+    Accounts' own gateways, which anybody may have, take at most half of the places and come last:
+    they cannot crowd out those that the authority certified.
+    """
 
     def __init__(self, entries_max: int = GATEWAYS_KNOWN_MAX) -> None:
         """Keep at most `entries_max` gateways; more are refused until some expire."""
         super().__init__(entries_max)
+        self._own_max = entries_max // 2
+
+    def add(self, known: KnownGateway, now_ms: int) -> bool:
+        """As `NewestBook.add`. Raises: StaleError, also when there are too many of its kind."""
+        own = known.certificate.own_namespaces_only
+        if own and known.statement.peer_id not in self._known:
+            live = sum(one.certificate.own_namespaces_only for one in self.live(now_ms))
+            if live >= self._own_max:
+                raise StaleError("too many accounts' own gateways are known: dropped")
+        return super().add(known, now_ms)
 
     def reachable(self, now_ms: int) -> Iterator[KnownGateway]:
-        """All gateways that have not fallen silent and name an address."""
-        return (known for known in self.live(now_ms) if known.statement.addresses)
+        """All gateways that have not fallen silent and name an address; accounts' own last."""
+        found = [known for known in self.live(now_ms) if known.statement.addresses]
+        return iter(sorted(found, key=lambda known: known.certificate.own_namespaces_only))

@@ -13,7 +13,7 @@ import enum
 from dataclasses import dataclass
 
 from p2p.network_configuration import ApprovedModel
-from p2p.subclouds.facts import Hardware, NodeFacts, OfferedModel, Region
+from p2p.subclouds.facts import Hardware, NodeFacts, OfferedModel, Region, Standing
 from p2p.subclouds.grades import HardwareGrade, RegionGrade, quantisation_bits
 from p2p.subclouds.policy import SubcloudPolicy
 from p2p.subclouds.policy_rules import GpuFloor
@@ -86,10 +86,11 @@ def evaluate(policy: SubcloudPolicy, digest: str, node: NodeFacts, now_ms: int) 
         Verdict(Criterion.BAN, not node.banned, "not banned", "banned" if node.banned else "-"),
         *_standing(policy, digest, node, now_ms),
         *_region(policy, node, now_ms),
-        *_hardware(policy, node),
+        *_hardware(policy, node, now_ms),
         *_conduct(policy, node),
     ]
-    models = tuple(m.digest for m in node.models if admits_model(policy, m))
+    standing = node.standing
+    models = tuple(m.digest for m in node.models if serves_model(policy, m, standing, now_ms))
     verdicts += _capacity(policy, node, models)
     found = f"{len(models)} of {len(node.models)}"
     verdicts.append(Verdict(Criterion.MODELS, bool(models), "at least one that is admitted", found))
@@ -102,9 +103,12 @@ def _next_change(policy: SubcloudPolicy, node: NodeFacts, now_ms: int) -> int:
     times = [
         policy.expires_ms,
         standing.until_ms,
+        standing.isolated_until_ms,
         standing.suspended_until_ms,
         standing.cooldown_until_ms,
-        *(region.until_ms for region in node.regions),
+        *[region.until_ms for region in (*node.regions, *standing.regions)],
+        *[hardware.until_ms for hardware in (*node.hardware, *standing.hardware)],
+        *[speed.until_ms for speed in standing.speeds],
     ]
     return min((time_ms for time_ms in times if time_ms > now_ms), default=NEVER_MS)
 
@@ -138,8 +142,9 @@ def _membership(policy: SubcloudPolicy, digest: str, node: NodeFacts, now_ms: in
     alive = standing.until_ms > now_ms
     if policy.join == "open":
         good = alive and standing.policy_digest == digest
-        return Verdict(Criterion.MEMBERSHIP, good, digest, standing.policy_digest or "none")
-    found = "certificate" if standing.certified else "none"
+        agreed = standing.policy_digest or standing.problem or "none"
+        return Verdict(Criterion.MEMBERSHIP, good, digest, agreed)
+    found = "certificate" if standing.certified else standing.problem or "none"
     return Verdict(Criterion.MEMBERSHIP, alive and standing.certified, "certificate", found)
 
 
@@ -148,23 +153,27 @@ def _region(policy: SubcloudPolicy, node: NodeFacts, now_ms: int) -> list[Verdic
     rules = policy.regions
     if not rules.asks:
         return []
-    good = [r for r in node.regions if r.grade >= rules.grade and r.until_ms > now_ms]
+    grade, regions = rules.grade, (*node.regions, *node.standing.regions)
+    good = [r for r in regions if r.grade >= grade and r.until_ms > now_ms]
     countries = {region.country for region in good}
     # Every country that is supported well enough must do: two that contradict each other do not.
     passed = bool(countries) and not countries & set(rules.deny)
     if rules.allow:
         passed = passed and countries <= set(rules.allow)
-    wanted = (rules.allow, rules.deny, rules.grade)
-    return [Verdict(Criterion.REGION, passed, wanted, _shown(node.regions))]
+    wanted = (rules.allow, rules.deny, grade)
+    return [Verdict(Criterion.REGION, passed, wanted, _shown(regions))]
 
 
 def _shown(regions: tuple[Region, ...]) -> tuple[tuple[str, RegionGrade], ...]:
     return tuple((region.country, region.grade) for region in regions)
 
 
-def _hardware(policy: SubcloudPolicy, node: NodeFacts) -> list[Verdict]:
+def _hardware(policy: SubcloudPolicy, node: NodeFacts, now_ms: int) -> list[Verdict]:
     floor = policy.hardware
-    good = [hardware for hardware in node.hardware if hardware.grade >= floor.grade]
+    if not floor.memory_bytes_min and floor.gpu is None:
+        return []
+    grade, known = floor.grade, (*node.hardware, *node.standing.hardware)
+    good = [h for h in known if h.grade >= grade and h.until_ms > now_ms]
     verdicts = []
     if floor.memory_bytes_min:
         most = max((hardware.memory_bytes for hardware in good), default=0)
@@ -190,7 +199,7 @@ def _conduct(policy: SubcloudPolicy, node: NodeFacts) -> list[Verdict]:
     verdicts = []
     trust, level = policy.trust, policy.service
     if trust.reputation_min or trust.jobs_min:
-        known = node.reputation
+        known = node.standing.reputation
         passed = (
             known is not None
             and known.share >= trust.reputation_min
@@ -198,7 +207,7 @@ def _conduct(policy: SubcloudPolicy, node: NodeFacts) -> list[Verdict]:
             and known.gateways >= REPUTATION_GATEWAYS_MIN
         )
         verdicts.append(Verdict(Criterion.REPUTATION, passed, trust, known))
-    service = node.service
+    service = node.standing.service
     if service is not None and service.jobs >= level.jobs_judged_min:
         if level.first_token_ms_max:
             passed = service.first_token_ms <= level.first_token_ms_max
@@ -223,6 +232,7 @@ def _capacity(policy: SubcloudPolicy, node: NodeFacts, models: tuple[bytes, ...]
     if not wanted:
         return []
     slots = sum(model.slots for model in node.models if model.digest in models)
+    slots = min(slots, node.standing.slots_max or slots)
     return [Verdict(Criterion.CAPACITY, slots >= wanted, wanted, slots)]
 
 
@@ -233,9 +243,39 @@ def own_model(policy: SubcloudPolicy, digest: bytes) -> ApprovedModel | None:
     return next((model for model in policy.models.own if model.digest == wanted), None)
 
 
+def serves_model(
+    policy: SubcloudPolicy, model: OfferedModel, standing: Standing, now_ms: int
+) -> bool:
+    """Tell whether a member may serve a model: the policy, its certificate, its speed."""
+    if standing.models and model.digest not in standing.models:
+        return False
+    least = policy.hardware.tokens_per_second_min
+    if least:
+        known = _speed(policy.hardware.grade, model, standing, now_ms)
+        if known is None or known < least:
+            return False
+    return admits_model(policy, model)
+
+
+def _speed(
+    grade: HardwareGrade, model: OfferedModel, standing: Standing, now_ms: int
+) -> float | None:
+    """The least of what the best evidence says, if that is as good as the policy wants it."""
+    best: HardwareGrade = model.tokens_per_second_grade
+    value = model.tokens_per_second
+    for speed in standing.speeds:
+        if speed.digest != model.digest or speed.until_ms <= now_ms:
+            continue
+        if value is None or speed.grade > best:
+            best, value = speed.grade, speed.tokens_per_second
+        elif speed.grade == best:
+            value = min(value, speed.tokens_per_second)
+    return value if best >= grade else None
+
+
 def admits_model(policy: SubcloudPolicy, model: OfferedModel) -> bool:
-    """Tell whether members may serve a model for this subcloud: rules, price, speed."""
-    rules, floor = policy.models, policy.hardware
+    """Tell whether members may serve a model for this subcloud: rules and price."""
+    rules = policy.models
     own = own_model(policy, model.digest)
     if own is None and not (model.name and _is_named(policy, model)):
         return False
@@ -247,11 +287,6 @@ def admits_model(policy: SubcloudPolicy, model: OfferedModel) -> bool:
         bits = quantisation_bits(model.quantisation)
         least = quantisation_bits(rules.minimum_quantisation)
         if bits is None or least is None or bits < least:
-            return False
-    if floor.tokens_per_second_min:
-        known = model.tokens_per_second
-        grade: HardwareGrade = model.tokens_per_second_grade
-        if known is None or grade < floor.grade or known < floor.tokens_per_second_min:
             return False
     prices = (
         (own.input_microcredits_per_million_tokens, own.output_microcredits_per_million_tokens)

@@ -50,11 +50,22 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What a node has, under one grade of evidence."""
+    """What a node has, under one grade of evidence, until when (ms since 1970)."""
 
     grade: HardwareGrade
     memory_bytes: int = 0
     gpus: tuple[Gpu, ...] = ()
+    until_ms: int = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast a node's model (its digest) answers one request, under one grade of evidence."""
+
+    digest: bytes
+    tokens_per_second: float
+    grade: HardwareGrade
+    until_ms: int = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +89,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A node's membership of one subcloud as it can be shown.
+    """A node's membership of one subcloud as it can be shown, and what counts in this one only.
 
     Attributes:
         policy_digest: the version (hex) that an open member signed; empty for a certificate.
@@ -86,6 +97,13 @@ class Standing:
         until_ms: when it ends. suspended_until_ms: below the service level until then.
         cooldown_until_ms: it left or was removed, and stays out until then.
         isolated: it consented to leave the global pool for this subcloud.
+        models: the only ones (digests) that its certificate lets it serve here; empty: any.
+        slots_max: how many of its slots its certificate lets count here; 0: all.
+        regions, hardware, speeds: evidence beside the node's facts: signed by the subcloud's
+            delegates, or by gateways that the policy admits.
+        reputation, service: how it did, as far as this subcloud counts it.
+        isolated_until_ms: how long the consent holds, where that is longer than `until_ms`.
+        problem: why the membership does not count (`p2p.subclouds.standing`), or empty.
     """
 
     policy_digest: str = ""
@@ -94,18 +112,25 @@ class Standing:
     suspended_until_ms: int = 0
     cooldown_until_ms: int = 0
     isolated: bool = False
+    models: tuple[bytes, ...] = ()
+    slots_max: int = 0
+    regions: tuple[Region, ...] = ()
+    hardware: tuple[Hardware, ...] = ()
+    speeds: tuple[Speed, ...] = ()
+    reputation: Reputation | None = None
+    service: Service | None = None
+    problem: str = ""
+    isolated_until_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """Everything about one node that a policy may ask."""
+    """Everything about one node that a policy may ask; the standing is that in its subcloud."""
 
     peer_id: PeerId
     models: tuple[OfferedModel, ...] = ()
     regions: tuple[Region, ...] = ()
     hardware: tuple[Hardware, ...] = ()
-    reputation: Reputation | None = None
-    service: Service | None = None
     stores_no_content: bool = False
     banned: bool = False
     standing: Standing = field(default_factory=Standing)

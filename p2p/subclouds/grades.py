@@ -7,6 +7,7 @@ trip bounds the distance of whoever answers for the node's key, and an attestati
 from __future__ import annotations
 
 import enum
+import functools
 
 
 class RegionGrade(enum.IntEnum):
@@ -62,6 +63,7 @@ QUANTISATION_BITS: dict[str, float] = {
 """Bits of one weight in each of llama.cpp's formats (block sizes of ggml: ggml-common.h)."""
 
 
+@functools.lru_cache(maxsize=1024)
 def quantisation_bits(label: str) -> float | None:
     """Give the bits of a weight for a quantisation as it is written (`Q4_K_M`, `q8_0`), if known.
 

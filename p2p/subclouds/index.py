@@ -21,6 +21,7 @@ from p2p.types import PeerId
 
 GLOBAL_POOL = SubcloudId("")
 _NOBODY: Mapping[PeerId, None] = {}
+_NO_STANDINGS: Mapping[PeerId, Standing] = {}
 
 
 @dataclass(slots=True)
@@ -51,13 +52,24 @@ class QualificationIndex:
         self._due: list[tuple[int, SubcloudId, PeerId]] = []
 
     # --- changes --------------------------------------------------------------------------------
-    def set_policy(self, policy: SubcloudPolicy, digest: str, now_ms: int) -> None:
-        """A policy is in force from now on (its first version, or in place of an older one)."""
+    def set_policy(
+        self,
+        policy: SubcloudPolicy,
+        digest: str,
+        now_ms: int,
+        standings: Mapping[PeerId, Standing] = _NO_STANDINGS,
+    ) -> None:
+        """A policy is in force from now on (its first version, or in place of an older one).
+
+        `standings`: what the members' memberships are worth under it, where that is new.
+        """
         identity = policy.identity
         known = self._subclouds.get(identity)
         members = known.members if known is not None else self._waiting.pop(identity, {})
         self._subclouds[identity] = _Subcloud(policy, digest, members)
         for peer_id in members:
+            if peer_id in standings:
+                self._nodes[peer_id].standings[identity] = standings[peer_id]
             self._evaluate(identity, peer_id, now_ms)
             self._pool(peer_id, now_ms)
 
@@ -78,9 +90,21 @@ class QualificationIndex:
             if subcloud is None:
                 self._waiting.setdefault(identity, {})[peer_id] = None
                 if standing.isolated:
-                    heapq.heappush(self._due, (standing.until_ms, identity, peer_id))
+                    heapq.heappush(self._due, (_apart_until_ms(standing), identity, peer_id))
                 continue
             subcloud.members[peer_id] = None
+            self._evaluate(identity, peer_id, now_ms)
+        self._pool(peer_id, now_ms)
+
+    def set_standing(
+        self, identity: SubcloudId, peer_id: PeerId, standing: Standing, now_ms: int
+    ) -> None:
+        """What one membership of a known node is worth is new; its other ones are as they were."""
+        node = self._nodes.get(peer_id)
+        if node is None or identity not in node.standings:
+            return
+        node.standings[identity] = standing
+        if identity in self._subclouds:
             self._evaluate(identity, peer_id, now_ms)
         self._pool(peer_id, now_ms)
 
@@ -105,6 +129,11 @@ class QualificationIndex:
         """Give the policy in force."""
         subcloud = self._subclouds.get(identity)
         return subcloud.policy if subcloud is not None else None
+
+    def serves_somewhere(self, peer_id: PeerId) -> bool:
+        """Whether a node qualified for anything in any subcloud when it was last looked at."""
+        node = self._nodes.get(peer_id)
+        return node is not None and any(e.models for e in node.evaluations.values())
 
     def evaluations(self, identity: SubcloudId, now_ms: int) -> dict[PeerId, Evaluation]:
         """Give the verdicts about each member of a subcloud."""
@@ -139,7 +168,9 @@ class QualificationIndex:
         """Keep a node in the global pool unless it is isolated now."""
         node = self._nodes[peer_id]
         apart = any(
-            standing.isolated and standing.until_ms > now_ms and self._isolates(identity, now_ms)
+            standing.isolated
+            and _apart_until_ms(standing) > now_ms
+            and self._isolates(identity, now_ms)
             for identity, standing in node.standings.items()
         )
         usable = not apart and not node.facts.banned
@@ -162,6 +193,8 @@ class QualificationIndex:
         subcloud = self._subclouds.get(identity)
         waiting = subcloud.members if subcloud is not None else self._waiting.get(identity, {})
         waiting.pop(peer_id, None)
+        if subcloud is None and not waiting:
+            self._waiting.pop(identity, None)
 
     def _replace(
         self, identity: SubcloudId, peer_id: PeerId, old: tuple[bytes, ...], new: tuple[bytes, ...]
@@ -174,3 +207,8 @@ class QualificationIndex:
                     del self._qualified[identity, model]
         for model in new:
             self._qualified.setdefault((identity, model), {})[peer_id] = None
+
+
+def _apart_until_ms(standing: Standing) -> int:
+    """Until when a node has left the global pool: also with a membership that does not count."""
+    return max(standing.until_ms, standing.isolated_until_ms)

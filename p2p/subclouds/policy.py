@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import pydantic
 
+from p2p.approved_models import unverified_digest
 from p2p.codec import Limit, Range, message
 from p2p.errors import ForkError, MalformedError, StaleError, UntrustedError, WrongNetworkError
 from p2p.limits import NAME_CHARACTERS_MAX
@@ -64,6 +65,21 @@ class Handover(Document):
     giver: Annotated[AccountId, Limit(NAME_CHARACTERS_MAX)]
     taker: Annotated[AccountId, Limit(NAME_CHARACTERS_MAX)]
     issued_ms: int
+
+
+class Conflict(NamedTuple):
+    """Rules that do not go together: the fields that they are in, the first to change; and why."""
+
+    fields: tuple[str, ...]
+    reason: str
+
+
+class PolicyConflictsError(ValueError):
+    """Fields that are right by themselves contradict each other."""
+
+    def __init__(self, conflicts: tuple[Conflict, ...]) -> None:
+        super().__init__("; ".join(conflict.reason for conflict in conflicts))
+        self.conflicts = conflicts
 
 
 class SubcloudPolicy(StrictPart):
@@ -117,19 +133,9 @@ class SubcloudPolicy(StrictPart):
             parse_subcloud_id(self.subcloud_id)
         except MalformedError as error:
             raise ValueError(str(error)) from None
-        if (self.version == 1) != (self.predecessor_digest is None):
-            raise ValueError("version 1 has no predecessor, every other version names one")
-        if self.expires_ms <= self.issued_ms:
-            raise ValueError("expires: a policy ends after it begins")
-        if self.join != "open" and not self.delegate_keys:
-            raise ValueError(f"join: {self.join} needs delegate_keys, which sign the certificates")
-        if self.callers.tokens and not self.delegate_keys:
-            raise ValueError("callers.tokens needs delegate_keys, which sign the tokens")
-        if self.join == "private" and self.fallback == "global":
-            raise ValueError("fallback: a private subcloud's jobs never leave it")
-        own = [model.name for model in self.models.own]
-        if len(set(own)) != len(own):
-            raise ValueError("models.own: a name is listed twice")
+        conflicts = tuple(find_conflicts(self))
+        if conflicts:
+            raise PolicyConflictsError(conflicts)
         return self
 
     def admits_gateway(self, peer_id: str, account_id: str) -> bool:
@@ -148,6 +154,35 @@ class SubcloudPolicy(StrictPart):
     def delegate_public_keys(self) -> frozenset[bytes]:
         """The keys that sign memberships, revocations, attestations and tokens."""
         return frozenset(bytes.fromhex(key) for key in self.delegate_keys)
+
+
+def find_conflicts(policy: SubcloudPolicy) -> Iterator[Conflict]:
+    """Find the rules of a policy that contradict each other."""
+    if (policy.version == 1) != (policy.predecessor_digest is None):
+        reason = "version 1 has no predecessor, every other version names one"
+        yield Conflict(("version", "predecessor_digest"), reason)
+    if policy.expires_ms <= policy.issued_ms:
+        yield Conflict(("expires_ms",), "expires: a policy ends after it begins")
+    if policy.join != "open" and not policy.delegate_keys:
+        reason = f"join: {policy.join} needs delegate_keys, which sign the certificates"
+        yield Conflict(("join", "delegate_keys"), reason)
+    if policy.callers.tokens and not policy.delegate_keys:
+        reason = "callers.tokens needs delegate_keys, which sign the tokens"
+        yield Conflict(("callers.tokens", "delegate_keys"), reason)
+    if policy.join == "private" and policy.fallback == "global":
+        reason = "fallback: a private subcloud's jobs never leave it"
+        yield Conflict(("fallback", "join"), reason)
+    network = NetworkId(policy.network_id)
+    names: set[str] = set()
+    for place, model in enumerate(policy.models.own):
+        where = f"models.own.{place}"
+        if model.name in names:
+            yield Conflict((f"{where}.name",), f"models.own: {model.name[:60]} is listed twice")
+        names.add(model.name)
+        unverified = model.digest == unverified_digest(network, model.name).hex()
+        if unverified and policy.models.verified_only:
+            reason = f"models.own: {model.name[:60]} cannot be verified, and verified_only asks it"
+            yield Conflict((f"{where}.digest", "models.verified_only"), reason)
 
 
 def canonical_json(policy: SubcloudPolicy) -> bytes:
@@ -169,7 +204,7 @@ def sign_policy(key: KeyPair, policy: SubcloudPolicy) -> Signed:
     Raises: MalformedError if it is too large.
     """
     body = canonical_json(policy)
-    _check_size(body)
+    check_policy_size(body)
     network = NetworkId(policy.network_id)
     return Signed(body, key.public_key, key.sign_bytes(network, PURPOSE, body))
 
@@ -180,7 +215,7 @@ def open_policy(signed: Signed, network: NetworkId) -> SubcloudPolicy:
     Whether the signer was a key of the owner's account is for the caller to ask.
     Raises: MalformedError, UntrustedError (bad signature), WrongNetworkError.
     """
-    _check_size(signed.body)
+    check_policy_size(signed.body)
     verify_bytes(network, PURPOSE, signed.body, signed.signer, signed.signature)
     try:
         policy = SubcloudPolicy.model_validate_json(signed.body)
@@ -195,7 +230,8 @@ def open_policy(signed: Signed, network: NetworkId) -> SubcloudPolicy:
     return policy
 
 
-def _check_size(body: bytes) -> None:
+def check_policy_size(body: bytes) -> None:
+    """See that the canonical form of a policy is not too large. Raises: MalformedError."""
     if len(body) > POLICY_BYTES_MAX:
         raise MalformedError(f"a policy has at most {POLICY_BYTES_MAX} bytes")
 

@@ -6,14 +6,18 @@ none. Units are in the names; shares are basis points (1/10000).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import pydantic
 
+from p2p.api_keys import is_key_id
+from p2p.approved_models import ApprovedModel
+from p2p.errors import P2PError
+from p2p.key_limits import is_network
 from p2p.limits import PRICE_MICROCREDITS_MAX
-from p2p.network_configuration import ApprovedModel
 from p2p.subclouds.grades import HardwareGrade, RegionGrade, quantisation_bits
-from p2p.types import is_account_id
+from p2p.types import PeerId, is_account_id, is_namespace_name, public_key_of
 
 Hex32 = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Country = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Z]{2}$")]
@@ -31,11 +35,48 @@ class StrictPart(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=False)
 
 
+def _checked(is_right: Callable[[str], bool], what: str) -> pydantic.AfterValidator:
+    def check(value: str) -> str:
+        if not is_right(value):
+            raise ValueError(f"{value[:60]} is not {what}")
+        return value
+
+    return pydantic.AfterValidator(check)
+
+
+def _is_namespace(text: str) -> bool:
+    account, _, name = text.partition("/")
+    return is_account_id(account) and is_namespace_name(name)
+
+
+def _is_peer(text: str) -> bool:
+    try:
+        public_key_of(PeerId(text))
+    except P2PError:
+        return False
+    return True
+
+
+Account = Annotated[str, _checked(is_account_id, "an account's ID (acct-...)")]
+Namespace = Annotated[str, _checked(_is_namespace, "a namespace (acct-.../name)")]
+KeyId = Annotated[str, _checked(is_key_id, "the ID of an API key (16 characters, see `key list`)")]
+SourceNetwork = Annotated[
+    str, _checked(is_network, "a network like 192.0.2.0/24 (without host bits)")
+]
+Peer = Annotated[str, _checked(_is_peer, "a gateway's peer ID (12D3Koo...)")]
+
+
 class ModelName(StrictPart):
     """A model by its name in the network, any version or some."""
 
     name: Name
     versions: Annotated[tuple[Name, ...], pydantic.Field(max_length=64)] = ()
+
+
+class OwnModel(ApprovedModel):
+    """A model that a policy approves by itself. Unknown fields are refused here too."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=False)
 
 
 class ModelRules(StrictPart):
@@ -52,7 +93,7 @@ class ModelRules(StrictPart):
     minimum_quantisation: str | None = None
     modalities: Annotated[tuple[Name, ...], pydantic.Field(max_length=8)] = ()
     verified_only: bool = True
-    own: Annotated[tuple[ApprovedModel, ...], pydantic.Field(max_length=64)] = ()
+    own: Annotated[tuple[OwnModel, ...], pydantic.Field(max_length=64)] = ()
 
     @pydantic.field_validator("minimum_quantisation")
     @classmethod
@@ -76,6 +117,13 @@ class RegionRules(StrictPart):
     allow: Annotated[tuple[Country, ...], pydantic.Field(max_length=250)] = ()
     deny: Annotated[tuple[Country, ...], pydantic.Field(max_length=250)] = ()
     evidence: Literal["declared", "consistent", "proven", "attested"] = "declared"
+
+    @pydantic.model_validator(mode="after")
+    def _are_disjoint(self) -> RegionRules:
+        both = sorted(set(self.allow) & set(self.deny))
+        if both:
+            raise ValueError(f"{', '.join(both)} cannot be both allowed and denied: remove one")
+        return self
 
     @property
     def grade(self) -> RegionGrade:
@@ -148,19 +196,11 @@ class CallerRules(StrictPart):
     """
 
     anyone: bool = False
-    accounts: Annotated[tuple[str, ...], pydantic.Field(max_length=1000)] = ()
-    namespaces: Annotated[tuple[str, ...], pydantic.Field(max_length=1000)] = ()
-    keys: Annotated[tuple[str, ...], pydantic.Field(max_length=1000)] = ()
+    accounts: Annotated[tuple[Account, ...], pydantic.Field(max_length=1000)] = ()
+    namespaces: Annotated[tuple[Namespace, ...], pydantic.Field(max_length=1000)] = ()
+    keys: Annotated[tuple[KeyId, ...], pydantic.Field(max_length=1000)] = ()
     tokens: bool = False
-    source_networks: Annotated[tuple[str, ...], pydantic.Field(max_length=100)] = ()
-
-    @pydantic.field_validator("accounts")
-    @classmethod
-    def _are_accounts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for account in value:
-            if not is_account_id(account):
-                raise ValueError(f"{account[:60]} is not an account's ID (acct-...)")
-        return value
+    source_networks: Annotated[tuple[SourceNetwork, ...], pydantic.Field(max_length=100)] = ()
 
     @pydantic.model_validator(mode="after")
     def _somebody_may_call(self) -> CallerRules:
@@ -177,16 +217,8 @@ class GatewayRules(StrictPart):
     account: its prompts travel only between its gateways and its members.
     """
 
-    accounts: Annotated[tuple[str, ...], pydantic.Field(max_length=64)] = ()
-    peers: Annotated[tuple[str, ...], pydantic.Field(max_length=256)] = ()
-
-    @pydantic.field_validator("accounts")
-    @classmethod
-    def _are_accounts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for account in value:
-            if not is_account_id(account):
-                raise ValueError(f"{account[:60]} is not an account's ID (acct-...)")
-        return value
+    accounts: Annotated[tuple[Account, ...], pydantic.Field(max_length=64)] = ()
+    peers: Annotated[tuple[Peer, ...], pydantic.Field(max_length=256)] = ()
 
 
 class DataRules(StrictPart):

@@ -15,7 +15,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Annotated
 
-from p2p.account_proof import KEY_CHANGES_MAX, ProvenAccount, prove_account
+from p2p.account_proof import AccountProof as AccountProof
+from p2p.account_proof import ProvenAccount, prove_account
 from p2p.codec import Limit, Message, message
 from p2p.errors import UntrustedError
 from p2p.limits import TOPIC_SHARDS
@@ -30,15 +31,6 @@ from p2p.subclouds.policy import (
     policy_digest,
 )
 from p2p.types import AccountId, NetworkId
-
-
-@message(191)
-@dataclass(frozen=True, slots=True)
-class AccountProof(Message):
-    """An account's founding and its key changes, oldest first (`p2p.account_proof`)."""
-
-    founding: Signed
-    changes: Annotated[tuple[Signed, ...], Limit(KEY_CHANGES_MAX)] = ()
 
 
 @message(190)

@@ -64,3 +64,42 @@ def subcloud_terms_allowed(
     """Tell whether terms are exactly what configuration and policy say for their model."""
     model = model_in_subcloud(configuration, policy, terms.model_name)
     return model is not None and subcloud_terms(configuration, policy, digest, model) == terms
+
+
+def names_model(policy: SubcloudPolicy, model: ApprovedModel) -> bool:
+    """Tell whether a policy may admit a model, as far as its name and digest say.
+
+    Who sees the node knows more (family, quantisation, speed): `p2p.subclouds.evaluation`.
+    """
+    rules = policy.models
+    if rules.verified_only and not model.verified:
+        return False
+    own = next((own for own in rules.own if own.digest == model.digest), None)
+    if own is not None:  # under another name it would have another price
+        return own is model
+    if not rules.names_any:
+        return not rules.own  # a policy with models of its own and no others named has only those
+    return (
+        bool(rules.families)
+        or model.digest in rules.digests
+        or any(
+            entry.name == model.name and (not entry.versions or model.version in entry.versions)
+            for entry in rules.names
+        )
+    )
+
+
+def price_is_below_ceiling(policy: SubcloudPolicy, terms: PriceTerms) -> bool:
+    """Tell whether a model costs no more than a policy allows."""
+    limits = policy.price
+    pairs = (
+        (
+            terms.input_microcredits_per_million_tokens,
+            limits.input_microcredits_per_million_tokens_max,
+        ),
+        (
+            terms.output_microcredits_per_million_tokens,
+            limits.output_microcredits_per_million_tokens_max,
+        ),
+    )
+    return all(most is None or price <= most for price, most in pairs)

@@ -80,7 +80,7 @@ class GatewayWorld:
         chain = trust.gateway_chain(**options)
         book = self._book()
         membership = self._membership(trust.GATEWAY, Role.GATEWAY, chain, book)
-        self.peer = Peer(trust.GATEWAY, trust.NETWORK, book, membership, chain, self.clock_ms)
+        self.peer = Peer(trust.GATEWAY, trust.NETWORK, book, membership, self.clock_ms)
         self.ledger = FakeLedger(
             trust.NETWORK, trust.BOOTSTRAP, trust.GATEWAY.peer_id, self.clock_ms, **ledger_options
         )

@@ -10,11 +10,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sqlalchemy import text
 
 from ledger.errors import LedgerError
+from ledger.hold_context import NO_CONTEXT
 from ledger.operations import OpenLease
 from p2p.ledger_messages import TransferResult
 from p2p.limits import CLOCK_SKEW_MS_MAX
 from tests.fakes.lease_world import capture_leased, expire, give_back, lease, part, part_leg
-from tests.fakes.ledger_world import NODES, OTHER_GATEWAY
+from tests.fakes.ledger_world import NODES, OTHER_GATEWAY, TERMS
+from tests.fakes.subcloud_ledger import SHARED, SHARED_TERMS
 
 TENANTS = 2
 
@@ -67,9 +69,18 @@ class LeaseMachine(RuleBasedStateMachine):
         tenant=st.integers(0, TENANTS - 1),
         amount=st.integers(1, 4_000),
         lifetime_ms=st.integers(1_000, 200_000),
+        shared=st.booleans(),
     )
-    def open_lease(self, tenant: int, amount: int, lifetime_ms: int) -> None:
-        opened = lease(self.world, self.tenants[tenant], amount, lifetime_ms=lifetime_ms)
+    def open_lease(self, tenant: int, amount: int, lifetime_ms: int, shared: bool) -> None:
+        terms, context = (SHARED_TERMS, SHARED) if shared else (TERMS, NO_CONTEXT)
+        opened = lease(
+            self.world,
+            self.tenants[tenant],
+            amount,
+            lifetime_ms=lifetime_ms,
+            terms=terms,
+            context=context,
+        )
         outcome = self.one(opened)
         if amount > self.model.available[tenant]:
             self.refused(outcome, "insufficient_funds")
@@ -142,6 +153,7 @@ class LeaseMachine(RuleBasedStateMachine):
             found.charged += charge
             self.model.held[found.tenant] -= charge
             self.model.spent[found.tenant] += charge
+            self.model.note_owner(found.opened, charge)
 
     @precondition(lambda self: self.leases)
     @rule(

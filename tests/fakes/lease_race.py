@@ -25,6 +25,7 @@ from gateway.peer.ledger_port import RemoteLedger
 from gateway.peer.notices import Notices
 from gateway.peer.services import Services
 from gateway.peer.settlement import Settlement
+from gateway.subclouds.placing import Placing
 from ledger.client import LedgerClient
 from ledger.lease_client import LeaseClient
 from p2p.certificates import issue_certificate
@@ -161,6 +162,13 @@ class RaceGateway:
             sessions=cast(Any, None),
             settlement=settlement,
             leases=self.leases,
+            placing=Placing(
+                cast(Any, None),
+                cast(Any, None),
+                peer_id=pair.peer_id,
+                account_of=lambda: GATEWAY_ACCOUNT,
+                clock_ms=desk.clock_ms,
+            ),
             now_s=trio.current_time,
             issuer_chain=lambda issuer: (),
             **options,

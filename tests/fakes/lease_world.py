@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ledger.hold_context import NO_CONTEXT, HoldContext
 from ledger.operations import CaptureLeased, ExpireHold, Leg, OpenLease, PlaceHold, ReturnLease
 from p2p.api_keys import lease_mac
 from p2p.lease_messages import LeasedCapture, LeasedHold, LeaseRequest, LeaseReturn, leased_hold_id
@@ -36,6 +37,8 @@ def lease(
     amount_max: int = CAP,
     lease_id: bytes | None = None,
     mac: bytes | None = None,
+    context: HoldContext = NO_CONTEXT,
+    caller_network: str = "",
 ) -> OpenLease:
     """A lease, as a gateway asks for it."""
     lease_id = lease_id or world.new_id()
@@ -44,7 +47,14 @@ def lease(
         tenant.api_key.hold_key(), NETWORK, gateway.peer_id, lease_id, amount, expires_ms
     )
     document = LeaseRequest(
-        lease_id, tenant.api_key.key_id, amount, terms, world.now_ms, expires_ms, proof
+        lease_id,
+        tenant.api_key.key_id,
+        amount,
+        terms,
+        world.now_ms,
+        expires_ms,
+        proof,
+        caller_network=caller_network,
     )
     signed = gateway.sign(NETWORK, document)
     return OpenLease(
@@ -57,6 +67,7 @@ def lease(
         fees,
         1_200_000,
         amount_max,
+        context=context,
     )
 
 

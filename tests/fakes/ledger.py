@@ -106,6 +106,7 @@ class FakeLedger:
     started_holds: int = 0
     limits: KeyLimits = NO_LIMITS
     source_networks: list[str] = field(default_factory=list)
+    callers: list[tuple[Signed | None, str]] = field(default_factory=list)
     outcomes: dict[bytes, str] = field(default_factory=dict)
     usage_rows: tuple[UsageRow, ...] = ()
     usage_page: int = 2
@@ -149,9 +150,12 @@ class FakeLedger:
         terms: PriceTerms,
         expires_ms: int,
         source_network: str = "",
+        caller_token: Signed | None = None,
+        caller_network: str = "",
     ) -> HoldResult:
         self.started_holds += 1
         self.source_networks.append(source_network)
+        self.callers.append((caller_token, caller_network))
         await self._answer()
         if self.refuse_hold is not None:
             self.refuse_holds -= 1
@@ -225,6 +229,7 @@ class FakeLedger:
         terms: PriceTerms,
         expires_ms: int,
         source_network: str = "",
+        caller_network: str = "",
     ) -> LeaseResult:
         await self._answer()
         if self.refuse_lease is not None:

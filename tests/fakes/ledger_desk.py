@@ -28,6 +28,7 @@ from tests.fakes.ledger_world import (
     World,
     key_pair,
 )
+from tests.fakes.subcloud_ledger import Policies
 
 BOOTSTRAP = key_pair(5)
 ACCOUNT = key_pair(6)
@@ -65,8 +66,15 @@ class Desk:
         self.configuration = CONFIGURATION
         self.ledger = ledger
         self.door = door = AccountDoor(ledger, lambda: self.configuration, self.clock_ms)
+        self.policies = Policies()
         self.service = LedgerService(
-            ledger, BOOTSTRAP, NETWORK, lambda: self.configuration, self.clock_ms, door
+            ledger,
+            BOOTSTRAP,
+            NETWORK,
+            lambda: self.configuration,
+            self.clock_ms,
+            door,
+            policies=self.policies,
         )
         self.handlers = self.service.handlers()
         self.account_id = AccountId("")

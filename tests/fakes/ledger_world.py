@@ -7,6 +7,7 @@ import itertools
 from dataclasses import dataclass, replace
 
 from ledger.book import Book
+from ledger.hold_context import NO_CONTEXT, HoldContext
 from ledger.operations import (
     BindNode,
     CaptureHold,
@@ -37,7 +38,7 @@ from p2p.ledger_messages import (
     TransferResult,
 )
 from p2p.prices import FeeRule, PriceTerms
-from p2p.signing import KeyPair
+from p2p.signing import KeyPair, Signed
 from p2p.types import AccountId, NetworkId, account_id_from_founding, network_id
 
 START_MS = 1_800_000_000_000
@@ -171,6 +172,9 @@ class World:
         terms: PriceTerms = TERMS,
         mac: bytes | None = None,
         fees: FeeRule = FEES,
+        context: HoldContext = NO_CONTEXT,
+        caller_token: Signed | None = None,
+        caller_network: str = "",
     ) -> PlaceHold:
         hold_id = hold_id or self.new_id()
         expires_ms = self.now_ms + lifetime_ms
@@ -186,10 +190,20 @@ class World:
             self.now_ms,
             expires_ms,
             proof,
+            caller_token=caller_token,
+            caller_network=caller_network,
         )
         signed = gateway.sign(NETWORK, document)
         return PlaceHold(
-            signed, document, NETWORK, gateway.peer_id, GATEWAY_ACCOUNT, DIGEST, fees, 900_000
+            signed,
+            document,
+            NETWORK,
+            gateway.peer_id,
+            GATEWAY_ACCOUNT,
+            DIGEST,
+            fees,
+            900_000,
+            context=context,
         )
 
     def leg(

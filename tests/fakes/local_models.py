@@ -20,6 +20,7 @@ from node.serving.models import ServedModels
 from node.serving.room import Room
 from node.serving.runtime_plan import RuntimePlan
 from node.serving.shelf import ShelfModel
+from node.serving.standing import OwnModel, no_own_model
 from tests.fakes.trust import MODEL_DIGEST, MODEL_ID, book_with
 
 FILE = ModelFile(
@@ -146,6 +147,7 @@ class ModelWorld:
         bytes_max: int | None = None,
         rules: OperatorRules = NO_RULES,
         book: Any = None,
+        own_model: OwnModel = no_own_model,
     ) -> None:
         self.shelf = shelf or Shelf()
         self.book = book or book_with()
@@ -158,6 +160,7 @@ class ModelWorld:
             rules=rules,
             expected=lambda kept: expected,
             on_change=self._on_change,
+            own_model=own_model,
         )
 
     def _on_change(self) -> None:

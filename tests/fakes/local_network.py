@@ -104,9 +104,10 @@ def runs(process: psutil.Process) -> bool:
         return False
 
 
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Wait until a condition holds; fail if it never does."""
+def eventually(condition: Callable[[], bool], what: str, pause_s: float = 0.05) -> None:
+    """Wait until a condition holds; fail if it never does. Looks again after a pause (longer ones
+    for conditions that start a process, which would keep the others from their work)."""
     deadline = time.monotonic() + HANG_S
     while not condition():
         assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.05)
+        time.sleep(pause_s)

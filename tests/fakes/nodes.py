@@ -39,6 +39,7 @@ from p2p.link import Link
 from p2p.logprob_messages import TokenLogprob, TopLogprob
 from p2p.network import Stream
 from p2p.signing import KeyPair, Signed, open_signed
+from p2p.subclouds.memberships import MembershipFrame
 from p2p.types import NetworkId, public_key_of
 
 WORDS = tuple(f"word{number} " for number in range(20))
@@ -119,6 +120,8 @@ class FakeNode:
         """So many leased jobs are refused because this node has done enough under their lease."""
         self.leases: dict[tuple[int, bytes], Lease] = {}
         self.addresses: tuple[str, ...] = ()
+        self.statement: Signed | None = None
+        """What it says of its memberships at the begin of each session."""
         self._sequence = 0
 
     def advert(self, **changes: Any) -> Signed:
@@ -151,6 +154,8 @@ class FakeNode:
 
                 await nursery.start(link.run, on_messages)
                 link.send(self.load)
+                if self.statement is not None:
+                    link.send(MembershipFrame(self.statement))
         except* P2PError:
             pass
         finally:
@@ -161,6 +166,12 @@ class FakeNode:
         self.load = replace(self.load, **changes)
         for link in self.links:
             link.send(self.load)
+
+    def say(self, statement: Signed) -> None:
+        """Tell all sessions, and those to come, what it says of its memberships."""
+        self.statement = statement
+        for link in self.links:
+            link.send(MembershipFrame(statement))
 
     def _on_message(
         self,

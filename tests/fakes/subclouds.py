@@ -15,6 +15,7 @@ from p2p.subclouds.facts import (
     Region,
     Reputation,
     Service,
+    Speed,
     Standing,
 )
 from p2p.subclouds.grades import HardwareGrade, RegionGrade
@@ -95,6 +96,28 @@ models = st.builds(
     input_price=st.sampled_from([None, 100, 300]),
     output_price=st.sampled_from([None, 200, 600]),
 )
+_regions = st.lists(
+    st.builds(Region, _COUNTRIES, st.sampled_from(list(RegionGrade)), TIMES), max_size=3
+).map(tuple)
+_gpus = st.lists(st.builds(Gpu, st.sampled_from(["RTX 4090", "A100"]), _SMALL), max_size=2)
+_hardware = st.lists(
+    st.builds(Hardware, st.sampled_from(list(HardwareGrade)), _SMALL, _gpus.map(tuple), TIMES),
+    max_size=2,
+).map(tuple)
+_speeds = st.lists(
+    st.builds(
+        Speed,
+        st.sampled_from(DIGESTS),
+        st.sampled_from([5.0, 15.0, 50.0]),
+        st.sampled_from(list(HardwareGrade)),
+        TIMES,
+    ),
+    max_size=3,
+).map(tuple)
+_reputations = st.none() | st.builds(Reputation, st.integers(0, 10_000), _SMALL, _SMALL)
+_services = st.none() | st.builds(
+    Service, st.integers(0, 40), st.floats(0, 900), st.floats(0, 90), st.integers(0, 10_000)
+)
 standings = st.builds(
     Standing,
     policy_digest=st.sampled_from(["", "d1", "d2"]),
@@ -103,30 +126,20 @@ standings = st.builds(
     suspended_until_ms=TIMES,
     cooldown_until_ms=TIMES,
     isolated=st.booleans(),
+    models=st.sampled_from([(), (), (DIGESTS[0], DIGESTS[2])]),
+    slots_max=st.sampled_from([0, 0, 1, 5]),
+    regions=_regions,
+    hardware=_hardware,
+    speeds=_speeds,
+    reputation=_reputations,
+    service=_services,
 )
 facts = st.builds(
     NodeFacts,
     peer_id=st.just(PeerId("node")),
     models=st.lists(models, max_size=3, unique_by=lambda model: model.digest).map(tuple),
-    regions=st.lists(
-        st.builds(Region, _COUNTRIES, st.sampled_from(list(RegionGrade)), TIMES), max_size=3
-    ).map(tuple),
-    hardware=st.lists(
-        st.builds(
-            Hardware,
-            st.sampled_from(list(HardwareGrade)),
-            _SMALL,
-            st.lists(st.builds(Gpu, st.sampled_from(["RTX 4090", "A100"]), _SMALL), max_size=2).map(
-                tuple
-            ),
-        ),
-        max_size=2,
-    ).map(tuple),
-    reputation=st.none() | st.builds(Reputation, st.integers(0, 10_000), _SMALL, _SMALL),
-    service=st.none()
-    | st.builds(
-        Service, st.integers(0, 40), st.floats(0, 900), st.floats(0, 90), st.integers(0, 10_000)
-    ),
+    regions=_regions,
+    hardware=_hardware,
     stores_no_content=st.booleans(),
     banned=st.booleans(),
     standing=standings,

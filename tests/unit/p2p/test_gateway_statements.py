@@ -108,3 +108,23 @@ def test_an_advert_says_that_its_node_is_hidden() -> None:
 def test_a_statement_is_no_advert() -> None:
     with pytest.raises((UntrustedError, P2PError)):
         verify_advert(statement(), trust.NETWORK, START_MS)
+
+
+def own(number: int) -> Any:
+    """The statement of a gateway that nobody but its account vouches for."""
+    pair = trust.key_pair(900 + number)
+    one = known(pair=pair, addresses=(f"/ip4/203.0.113.5/tcp/1/p2p/{pair.peer_id}",))
+    return replace(one, certificate=replace(one.certificate, own_namespaces_only=True))
+
+
+def test_accounts_own_gateways_leave_room_for_the_authoritys() -> None:
+    book = GatewayBook(entries_max=4)
+    for number in range(2):
+        assert book.add(own(number), START_MS)
+    with pytest.raises(StaleError, match="own gateways"):
+        book.add(own(2), START_MS)
+    assert not book.add(own(1), START_MS)
+    assert book.add(known(addresses=(PLACE,)), START_MS)
+    shown = [one.certificate.own_namespaces_only for one in book.reachable(START_MS)]
+    assert shown == [False, True, True]
+    assert book.add(own(2), START_MS + 70_000)  # the others have fallen silent

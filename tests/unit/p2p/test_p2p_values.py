@@ -238,15 +238,18 @@ def test_prices_of_known_jobs() -> None:
 @given(
     st.integers(0, 10**17),
     st.lists(st.integers(0, 10**18), min_size=1, max_size=8),
-    st.integers(0, 5000),
-    st.integers(0, 5000),
+    st.tuples(st.integers(0, 5000), st.integers(0, 5000), st.integers(0, 5000)).filter(
+        lambda fees: sum(fees) <= 10_000
+    ),
 )
-def test_a_split_adds_up(total: int, weights: list[int], gateway: int, network: int) -> None:
-    split = split_charge(Microcredits(total), tuple(weights), FeeRule(gateway, network))
-    assert sum(split.nodes) + split.gateway + split.network == total
-    assert min(*split.nodes, split.gateway, split.network, 0) == 0
+def test_a_split_adds_up(total: int, weights: list[int], shares: tuple[int, int, int]) -> None:
+    fees = FeeRule(*shares)
+    split = split_charge(Microcredits(total), tuple(weights), fees)
+    assert sum(split.nodes) + split.gateway + split.network + split.owner == total
+    assert min(*split.nodes, split.gateway, split.network, split.owner, 0) == 0
+    assert split.owner == total * shares[2] // 10_000
     assert len(split.nodes) == len(weights)
-    remaining = total - split.gateway - split.network
+    remaining = total - split.gateway - split.network - split.owner
     if sum(weights):
         for part, weight in zip(split.nodes[:-1], weights[:-1], strict=True):
             assert part == remaining * weight // sum(weights)

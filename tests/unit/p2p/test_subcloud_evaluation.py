@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from p2p.subclouds.facts import (
     Region,
     Reputation,
     Service,
+    Speed,
+    Standing,
 )
 from p2p.subclouds.grades import HardwareGrade, RegionGrade, quantisation_bits
 from p2p.subclouds.policy import SubcloudPolicy
@@ -119,20 +122,20 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], list[Criterion]]] = [
     (
         "one gateway's word",
         {"trust": {"jobs_min": 1}},
-        {"reputation": Reputation(9999, 100, 1)},
+        {"standing": a_standing(reputation=Reputation(9999, 100, 1))},
         [Criterion.REPUTATION],
     ),
     (
         "reputation",
         {"trust": {"jobs_min": 1, "reputation_min": 9000}},
-        {"reputation": Reputation(9000, 1, 2)},
+        {"standing": a_standing(reputation=Reputation(9000, 1, 2))},
         [],
     ),
     ("not judged yet", {"service": {"uptime_min": 9000}}, {}, []),
     (
         "too few jobs to judge",
         {"service": {"uptime_min": 9000}},
-        {"service": Service(19, 1.0, 1.0, 0)},
+        {"standing": a_standing(service=Service(19, 1.0, 1.0, 0))},
         [],
     ),
     (
@@ -144,8 +147,56 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], list[Criterion]]] = [
                 "tokens_per_second_min": 10,
             }
         },
-        {"service": Service(20, 501.0, 9.9, 8999)},
+        {"standing": a_standing(service=Service(20, 501.0, 9.9, 8999))},
         [Criterion.FIRST_OUTPUT, Criterion.SPEED, Criterion.UPTIME],
+    ),
+    (
+        "attested here",
+        {"regions": {"allow": ("DE",), "evidence": "attested"}},
+        {"standing": a_standing(regions=(Region("DE", ATTESTED),))},
+        [],
+    ),
+    (
+        "attested elsewhere",
+        {"regions": {"allow": ("DE",)}},
+        {
+            "regions": (Region("DE", DECLARED),),
+            "standing": a_standing(regions=(Region("US", ATTESTED),)),
+        },
+        [Criterion.REGION],
+    ),
+    (
+        "hardware shown here",
+        {"hardware": {"memory_bytes_min": 64, "evidence": "benchmarked"}},
+        {"standing": a_standing(hardware=(RTX,))},
+        [],
+    ),
+    (
+        "shown too long ago",
+        {"hardware": {"memory_bytes_min": 64}},
+        {"hardware": (replace(RTX, until_ms=NOW_MS),)},
+        [Criterion.MEMORY],
+    ),
+    (
+        "certificate for fewer slots",
+        {"service": {"capacity_slots_min": 2}},
+        {"models": (a_model(slots=4),), "standing": a_standing(slots_max=1)},
+        [Criterion.CAPACITY],
+    ),
+    (
+        "certificate for another model",
+        {},
+        {"standing": a_standing(models=(DIGESTS[1],))},
+        [Criterion.MODELS],
+    ),
+    (
+        "measured too slow",
+        {"hardware": {"tokens_per_second_min": 20}},
+        {
+            "models": (a_model(tokens_per_second=50.0),),
+            "standing": a_standing(speeds=(Speed(DIGESTS[0], 19.0, BENCHMARKED),)),
+        },
+        [Criterion.MODELS],
     ),
     ("too few slots", {"service": {"capacity_slots_min": 2}}, {}, [Criterion.CAPACITY]),
     ("stores", {"data": {"no_content_storage": True}}, {}, [Criterion.DATA]),
@@ -211,7 +262,11 @@ def reference(policy: SubcloudPolicy, digest: str, node: NodeFacts, now_ms: int)
     if now_ms < member.cooldown_until_ms or now_ms < member.suspended_until_ms:
         return set()
     grade = ["declared", "consistent", "proven", "attested"].index(policy.regions.evidence) + 1
-    known = [r.country for r in node.regions if r.grade.value >= grade and now_ms < r.until_ms]
+    known = [
+        region.country
+        for region in list(node.regions) + list(member.regions)
+        if region.grade.value >= grade and now_ms < region.until_ms
+    ]
     if (policy.regions.allow or policy.regions.deny) and not known:
         return set()
     for country in known:
@@ -220,7 +275,11 @@ def reference(policy: SubcloudPolicy, digest: str, node: NodeFacts, now_ms: int)
         if country in policy.regions.deny:
             return set()
     least = ["declared", "benchmarked", "attested"].index(policy.hardware.evidence) + 1
-    shown = [hardware for hardware in node.hardware if hardware.grade.value >= least]
+    shown = [
+        hardware
+        for hardware in list(node.hardware) + list(member.hardware)
+        if hardware.grade.value >= least and now_ms < hardware.until_ms
+    ]
     if policy.hardware.memory_bytes_min and not any(
         hardware.memory_bytes >= policy.hardware.memory_bytes_min for hardware in shown
     ):
@@ -234,8 +293,11 @@ def reference(policy: SubcloudPolicy, digest: str, node: NodeFacts, now_ms: int)
         return set()
     if not _conduct_is_good(policy, node):
         return set()
-    good = [model for model in node.models if _model_is_good(policy, model, least)]
-    if sum(model.slots for model in good) < policy.service.capacity_slots_min:
+    good = [model for model in node.models if _model_is_good(policy, model, member, least, now_ms)]
+    slots = sum(model.slots for model in good)
+    if member.slots_max and slots > member.slots_max:
+        slots = member.slots_max
+    if slots < policy.service.capacity_slots_min:
         return set()
     return {model.digest for model in good}
 
@@ -243,12 +305,12 @@ def reference(policy: SubcloudPolicy, digest: str, node: NodeFacts, now_ms: int)
 def _conduct_is_good(policy: SubcloudPolicy, node: NodeFacts) -> bool:
     trust, level = policy.trust, policy.service
     if trust.reputation_min > 0 or trust.jobs_min > 0:
-        word = node.reputation
+        word = node.standing.reputation
         if word is None or word.gateways < 2:
             return False
         if word.share < trust.reputation_min or word.jobs < trust.jobs_min:
             return False
-    seen = node.service
+    seen = node.standing.service
     if seen is not None and seen.jobs >= level.jobs_judged_min:
         if level.first_token_ms_max and seen.first_token_ms > level.first_token_ms_max:
             return False
@@ -259,8 +321,12 @@ def _conduct_is_good(policy: SubcloudPolicy, node: NodeFacts) -> bool:
     return node.stores_no_content or not policy.data.no_content_storage
 
 
-def _model_is_good(policy: SubcloudPolicy, model: OfferedModel, least: int) -> bool:
+def _model_is_good(
+    policy: SubcloudPolicy, model: OfferedModel, member: Standing, least: int, now_ms: int
+) -> bool:
     rules = policy.models
+    if member.models and model.digest not in member.models:
+        return False
     own = [entry for entry in rules.own if entry.digest == model.digest.hex()]
     if not own:
         if not model.name:
@@ -286,9 +352,18 @@ def _model_is_good(policy: SubcloudPolicy, model: OfferedModel, least: int) -> b
         if bits < (quantisation_bits(rules.minimum_quantisation) or 0.0):
             return False
     if policy.hardware.tokens_per_second_min > 0:
-        if model.tokens_per_second is None or model.tokens_per_second_grade.value < least:
+        said = [
+            (speed.grade.value, speed.tokens_per_second)
+            for speed in member.speeds
+            if speed.digest == model.digest and now_ms < speed.until_ms
+        ]
+        if model.tokens_per_second is not None:
+            said.append((model.tokens_per_second_grade.value, model.tokens_per_second))
+        best = max((grade for grade, _ in said), default=0)
+        if best < least:
             return False
-        if model.tokens_per_second < policy.hardware.tokens_per_second_min:
+        slowest = min(speed for grade, speed in said if grade == best)
+        if slowest < policy.hardware.tokens_per_second_min:
             return False
     input_price = own[0].input_microcredits_per_million_tokens if own else model.input_price
     output_price = own[0].output_microcredits_per_million_tokens if own else model.output_price
