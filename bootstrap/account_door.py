@@ -3,16 +3,17 @@
 Theory of operation. Without an invite an opening takes a token of two buckets: that of all openings
 at this bootstrap, and that of the network that the client comes from. The gateway that carries the
 opening states that network; a gateway that lies is still bound by the first bucket. Private and
-loopback networks are counted for each gateway apart. A node that brings its account itself is
-counted by its connection's address, or by its peer ID if that is not known. An invite needs no
-token: its uses are counted by the ledger.
+loopback networks are counted for each gateway apart. What an account's own gateways state is not
+believed (anybody may have such gateways): all that they bring is counted as one network. A node
+that brings its account itself is counted by its connection's address, or by its peer ID if that is
+not known. An invite needs no token: its uses are counted by the ledger.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bootstrap.ledger_checks import check_fresh, require_role, require_signer
 from bootstrap.limits import OPENING_NETWORKS_MAX
@@ -79,11 +80,15 @@ def opening_of(signed: Signed, network: NetworkId, caller: Caller, now_ms: int) 
             check_fresh(carried.issued_ms, now_ms)
             prefix = carried.source_network
             source = prefix if is_public_prefix(prefix) else f"{prefix} of peer {caller.peer_id}"
-            return Opening(*open_opening(carried.opening, network), source)
+            opening = Opening(*open_opening(carried.opening, network), source)
         case AccountFounding() | InvitedFounding():
-            return direct_opening(signed, network, caller.peer_id)
+            opening = direct_opening(signed, network, caller.peer_id)
         case _:
             return None
+    gateway = caller.certificate
+    if gateway is not None and gateway.own_namespaces_only:
+        return replace(opening, source=f"gateways of {gateway.account_id}")
+    return opening
 
 
 def invite_issuers(configuration: NetworkConfiguration, issuer: bytes) -> frozenset[bytes]:

@@ -15,9 +15,15 @@ from ledger.errors import NamespaceUnknownError, NotAuthorizedError
 from ledger.key_limits import usage_day, used_on_day
 from ledger.ledger import Ledger
 from ledger.records import Account, ApiKeyEntry, KeyUsage
-from ledger.store.account_queries import founding_of, keys_of, namespaces_of
+from ledger.store.account_queries import (
+    founding_of,
+    key_changes_of,
+    keys_of,
+    namespaces_of,
+)
 from ledger.store.queries import account_view, namespace_view
 from p2p.account_messages import (
+    KEY_CHANGES_MAX,
     KEYS_PER_ANSWER_MAX,
     AccountRequest,
     AccountStatement,
@@ -53,6 +59,7 @@ class AccountService:
         account = await self._owner(document.account_id, signed, recovery=True)
         found = await self._ledger.read(lambda c: namespaces_of(c, account.account_id))
         founding = await self._ledger.read(lambda c: founding_of(c, account.account_id))
+        changes = await self._ledger.read(lambda c: key_changes_of(c, account.account_id))
         namespaces = tuple(NamespaceSummary(n.name, n.available, n.held, n.keys) for n in found)
         return encode_message(
             AccountStatement(
@@ -62,6 +69,7 @@ class AccountService:
                 account.operations,
                 namespaces,
                 decode_message(founding, Signed),
+                tuple(decode_message(signed, Signed) for signed in changes[:KEY_CHANGES_MAX]),
             )
         )
 

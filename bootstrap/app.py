@@ -12,8 +12,10 @@ import trio
 from bootstrap.account_door import AccountDoor
 from bootstrap.admission_service import AdmissionService
 from bootstrap.advert_directory import AdvertDirectory
+from bootstrap.conduct_service import ConductService
 from bootstrap.configuration_service import ConfigurationService
 from bootstrap.errors import BootstrapStartError
+from bootstrap.gateway_admission import GatewayAdmissionService
 from bootstrap.ledger_service import LedgerService
 from bootstrap.limits import (
     ADMISSIONS_BURST_PER_PEER,
@@ -28,24 +30,27 @@ from bootstrap.notices import Notices
 from bootstrap.rcp_service import RcpService
 from bootstrap.reaching import ReachingParts
 from bootstrap.settings import BootstrapSettings
+from bootstrap.stakes import Stakes
+from bootstrap.subclouds.parts import SubcloudParts
 from ledger.ledger import Ledger
 from ledger.store.prepare import prepare_apart
-from p2p.adverts import check_record
 from p2p.call_service import handle_calls
 from p2p.calls import ADMISSION_PROTOCOL, CALLS_PROTOCOL, CallHandler
 from p2p.certificates import verify_chain
 from p2p.clock import Clock, system_clock_ms
-from p2p.codec import decode_message
 from p2p.configuration_book import ConfigurationBook
 from p2p.configuration_sync import enforce_bans, follow_configuration
+from p2p.directory_records import directory_records
 from p2p.errors import P2PError
 from p2p.identity import load_or_create_key
 from p2p.listening import choose_listen_addresses, remember_port
 from p2p.member_files import load_chain
 from p2p.membership import Membership
 from p2p.network import Network
-from p2p.signing import KeyPair, Signed
+from p2p.pre_shared_key import load_pre_shared_key
+from p2p.signing import KeyPair
 from p2p.software import SOFTWARE
+from p2p.subclouds.landmarks import serve_landmark
 from p2p.types import PeerId, Role
 
 log = logging.getLogger(__name__)
@@ -86,16 +91,13 @@ async def run(
             watch = LogWatch(
                 ledger, key_pair, membership.chain, network_id, lambda: book.current, clock_ms
             )
-            points = RcpService(
-                ledger,
-                key_pair,
-                membership.chain,
-                network_id,
-                lambda: book.current,
-                directory.live_nodes,
-                clock_ms,
-            )
+            points = _points(ledger, membership, book, directory, clock_ms)
             notices = Notices(key_pair, membership.chain, network_id, clock_ms)
+            conduct = ConductService(ledger, key_pair, network_id, clock_ms)
+            stakes = Stakes(ledger).has_stake
+            subclouds = SubcloudParts(ledger, membership, lambda: book.current, clock_ms, stakes)
+            await subclouds.load()
+            beside = (logs, watch, points, reach, conduct)
             _serve_calls(
                 network,
                 membership,
@@ -105,19 +107,43 @@ async def run(
                 clock_ms,
                 book,
                 notices,
-                {**logs.handlers(), **watch.handlers(), **points.handlers(), **reach.handlers()},
+                subclouds,
+                dict(call for part in beside for call in part.handlers().items()),
             )
+            serve_landmark(network, key_pair, book, clock_ms)
             nursery.start_soon(configuration.run, network)
             nursery.start_soon(follow_configuration, network, book)
             nursery.start_soon(enforce_bans, network, book, membership)
             nursery.start_soon(directory.run, network)
+            nursery.start_soon(subclouds.run, network)
+            nursery.start_soon(conduct.run)
             nursery.start_soon(reach.run)
             parts = LedgerParts(ledger, logs, watch, points)
-            nursery.start_soon(work_on_ledger, network, settings, parts, book, membership, clock_ms)
+            nursery.start_soon(
+                work_on_ledger, network, settings, parts, book, membership, subclouds, clock_ms
+            )
             nursery.start_soon(notices.run, network)
             log.info("serves %s at %s", network_id, ", ".join(network.addresses()))
             task_status.started(RunningBootstrap(key_pair.peer_id, network.addresses()))
             await trio.sleep_forever()
+
+
+def _points(
+    ledger: Ledger,
+    membership: Membership,
+    book: ConfigurationBook,
+    directory: AdvertDirectory,
+    clock_ms: Clock,
+) -> RcpService:
+    return RcpService(
+        ledger,
+        membership.key_pair,
+        membership.chain,
+        membership.network,
+        lambda: book.current,
+        directory.live_nodes,
+        clock_ms,
+    )
 
 
 @asynccontextmanager
@@ -128,17 +154,14 @@ async def _open_network(
 
     port_file = settings.data_dir / "p2p.port"
 
-    def check(key: bytes, value: bytes) -> int:
-        signed = decode_message(value, Signed)
-        return check_record(settings.network_id, clock_ms(), key, signed)
-
     async with open_libp2p_network(
         membership.key_pair,
         settings.network_id,
         gate=membership,
+        pre_shared_key=load_pre_shared_key(settings.pre_shared_key_file),
         listen_addresses=choose_listen_addresses(settings.listen, port_file),
         announce_addresses=settings.announce or None,
-        record_check=check,
+        record_check=directory_records(settings.network_id, clock_ms),
     ) as network:
         if not settings.announce:  # what is announced is not where we listen
             remember_port(network.addresses(), port_file)
@@ -199,11 +222,14 @@ def _serve_calls(
     clock_ms: Clock,
     book: ConfigurationBook,
     notices: Notices,
+    subclouds: SubcloudParts,
     others: dict[str, CallHandler],
 ) -> None:
     door = AccountDoor(ledger, lambda: book.current, clock_ms)
     node_door = NodeDoor(ledger, door, network.network_id, lambda: book.current)
     admission = AdmissionService(membership, book, node_door.bind, clock_ms=clock_ms)
+    gateways = GatewayAdmissionService(membership, book, door.require_key, clock_ms=clock_ms)
+    admitting = {**admission.handlers(), **gateways.handlers()}
     money = LedgerService(
         ledger,
         membership.key_pair,
@@ -212,12 +238,13 @@ def _serve_calls(
         clock_ms,
         door,
         notices,
+        policies=subclouds.book,
     )
     handle_calls(
         network,
         ADMISSION_PROTOCOL,
         membership,
-        {**admission.handlers(), **configuration.handlers()},
+        {**admitting, **configuration.handlers()},
         newcomers=True,
         rate_per_s=ADMISSIONS_PER_SECOND_PER_PEER,
         burst=ADMISSIONS_BURST_PER_PEER,
@@ -227,10 +254,11 @@ def _serve_calls(
         CALLS_PROTOCOL,
         membership,
         {
-            **admission.handlers(),
+            **admitting,
             **configuration.handlers(),
             **directory.handlers(),
             **money.handlers(),
+            **subclouds.handlers(),
             **others,
         },
     )

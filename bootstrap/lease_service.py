@@ -12,9 +12,11 @@ Then the refusal says so, and the gateways that hold them are asked by gossip (`
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import trio
 
+from bootstrap.hold_contexts import context_of
 from bootstrap.ledger_checks import (
     capture_operation,
     from_gateway,
@@ -34,8 +36,9 @@ from ledger.errors import (
 )
 from ledger.lease_shortage import shortage_of
 from ledger.ledger import Ledger
-from ledger.operations import OpenLease, Operation, PlaceHold, ReturnLease
+from ledger.operations import OpenLease, Operation, PlaceHold, ReturnLease, content_of
 from ledger.store.lease_queries import standing_of
+from ledger.store.statements import select_past
 from p2p.allowed_terms import AllowedTerms
 from p2p.calls import Caller, CallHandler
 from p2p.codec import decode_any_message, decode_message, encode_message
@@ -98,6 +101,16 @@ class LeaseService:
                     raise found or error from error
         raise AssertionError("the last attempt returns or raises")
 
+    async def repeated(self, transfer_id: bytes, content: bytes) -> TransferResult | None:
+        """Give the first result of a hold or lease that was made before its terms ceased to be good
+        and whose answer was lost; None if there is none. Raises: StorageError.
+        """
+        found = await self._ledger.read(lambda c: select_past(c, [transfer_id]))
+        for _, known, result in found:
+            if known == content:
+                return replace(decode_message(result, TransferResult), exists=True)
+        return None
+
     async def _explained(self, error: RequestError, key_id: str) -> RequestError | None:
         """Give what a hold of a key is refused with; None: try again, the credit is there now.
 
@@ -122,19 +135,28 @@ class LeaseService:
         certificate = require_role(caller, Role.GATEWAY)
         limits = configuration.limits
         lifetime_s = limits.hold_lifetime_s_max + limits.lease_usable_s
-        operation = OpenLease(
-            signed,
-            document,
-            self._network_id,
-            caller.peer_id,
-            certificate.account_id,
-            bytes.fromhex(self._terms.model_for(document.terms, now_ms).digest),
-            configuration.fee_rule,
-            lifetime_s * 1000 + CLOCK_SKEW_MS_MAX,
-            limits.lease_microcredits_max if limits.lease_usable_s else 0,
-            limits.gateway_exposure_microcredits_max,
-        )
-        result = await self.submit(operation)
+        try:
+            job = self._terms.find(document.terms, now_ms)
+            context = context_of(certificate, job, self._terms, now_ms)
+        except RefusedError:
+            result = await self.repeated(document.lease_id, content_of(signed.signer, document))
+            if result is None:
+                raise
+        else:
+            operation = OpenLease(
+                signed,
+                document,
+                self._network_id,
+                caller.peer_id,
+                certificate.account_id,
+                bytes.fromhex(job.model.digest),
+                configuration.fee_rule,
+                lifetime_s * 1000 + CLOCK_SKEW_MS_MAX,
+                limits.lease_microcredits_max if limits.lease_usable_s else 0,
+                limits.gateway_exposure_microcredits_max,
+                context,
+            )
+            result = await self.submit(operation)
         lease = Lease(
             document.lease_id,
             caller.peer_id,

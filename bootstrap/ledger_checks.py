@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+from bootstrap.failure_proofs import failed_nodes
 from ledger.errors import NotAuthorizedError, ReceiptError
 from ledger.limits import LOOKUP_AGE_MS_MAX
 from ledger.operations import (
@@ -105,7 +106,8 @@ def capture_operation(
     Raises: ReceiptError naming the leg.
     """
     legs = _open_legs(network, document.legs, signed.signer)
-    return CaptureHold(signed, document, gateway_id, legs)
+    failures = failed_nodes(network, document, legs)
+    return CaptureHold(signed, document, gateway_id, legs, failures)
 
 
 def leased_capture_operation(
@@ -120,7 +122,8 @@ def leased_capture_operation(
     except (UntrustedError, MalformedError) as error:
         raise ReceiptError(f"the leased hold: {error}") from error
     legs = _open_legs(network, document.legs, signed.signer)
-    return CaptureLeased(signed, document, hold, gateway_id, legs)
+    failures = failed_nodes(network, document, legs)
+    return CaptureLeased(signed, document, hold, gateway_id, legs, failures)
 
 
 def _open_legs(

@@ -16,6 +16,7 @@ from bootstrap.account_door import AccountDoor, opening_of
 from bootstrap.account_service import AccountService
 from bootstrap.claim_service import ClaimService
 from bootstrap.dispute_service import DisputeService
+from bootstrap.hold_contexts import context_of, require_own_account
 from bootstrap.lease_service import LeaseService
 from bootstrap.ledger_checks import (
     account_operation,
@@ -27,6 +28,8 @@ from bootstrap.ledger_checks import (
     require_signer,
 )
 from bootstrap.notices import Notices
+from bootstrap.stakes import stake_operation
+from bootstrap.subcloud_usage_service import SubcloudUsageService
 from ledger import methods
 from ledger.accounts import namespace_path
 from ledger.errors import (
@@ -40,10 +43,11 @@ from ledger.key_limits import check_gateway
 from ledger.key_proof import check_key_usable, proof_ends_ms
 from ledger.ledger import Ledger
 from ledger.limits import KEY_CACHE_S
-from ledger.operations import PlaceHold, ReleaseHold
+from ledger.operations import PlaceHold, ReleaseHold, content_of
 from ledger.store.queries import KeyView, account_view, earnings_view, key_view, namespace_view
+from ledger.store.stake_queries import staked_by
 from ledger.store.usage_queries import usage_report
-from p2p.allowed_terms import AllowedTerms
+from p2p.allowed_terms import AllowedTerms, Policies
 from p2p.api_keys import lookup_mac
 from p2p.calls import Caller, CallHandler
 from p2p.codec import decode_message, encode_message
@@ -81,6 +85,7 @@ class LedgerService:
         clock_ms: Callable[[], int],
         door: AccountDoor,
         notices: Notices | None = None,
+        policies: Policies | None = None,
     ) -> None:
         """Serve a running ledger.
 
@@ -90,12 +95,13 @@ class LedgerService:
             clock_ms: milliseconds since 1970.
             door: opens accounts (shared with admission).
             notices: told of changed keys and wanted leases (None: nobody listens).
+            policies: of subclouds (None: nothing is held for any).
         """
         self._ledger = ledger
         self._door = door
         self._key_pair = key_pair
         self._network_id = network_id
-        self._terms = AllowedTerms(configuration)
+        self._terms = AllowedTerms(configuration, policies)
         self._clock_ms = clock_ms
         self._notices = notices or Notices(key_pair, (), network_id, clock_ms)
         self._claims = ClaimService(ledger, network_id, clock_ms)
@@ -104,6 +110,7 @@ class LedgerService:
             ledger, key_pair, network_id, self._terms, clock_ms, self._notices
         )
         self._accounts = AccountService(ledger, network_id, clock_ms)
+        self._subclouds = SubcloudUsageService(ledger, network_id, policies, clock_ms)
 
     def handlers(self) -> dict[str, CallHandler]:
         """Give the handler of each method, for `p2p.calls.serve_calls`."""
@@ -120,6 +127,7 @@ class LedgerService:
             **{method: _refusing(h) for method, h in self._leases.handlers().items()},
             **{method: _refusing(h) for method, h in self._disputes.handlers().items()},
             **{method: _refusing(h) for method, h in self._claims.handlers().items()},
+            **{method: _refusing(h) for method, h in self._subclouds.handlers().items()},
         }
 
     # --- the path of a job --------------------------------------------------------------------
@@ -128,21 +136,30 @@ class LedgerService:
         document = open_signed(signed, HoldRequest, self._network_id)
         check_times(document.issued_ms, document.expires_ms, now_ms)
         certificate = require_role(caller, Role.GATEWAY)
-        model = self._terms.model_for(document.terms, now_ms)
         configuration = self._terms.current(now_ms)
         lifetime_ms_max = configuration.limits.hold_lifetime_s_max * 1000 + CLOCK_SKEW_MS_MAX
-        operation = PlaceHold(
-            signed,
-            document,
-            self._network_id,
-            caller.peer_id,
-            certificate.account_id,
-            bytes.fromhex(model.digest),
-            configuration.fee_rule,
-            lifetime_ms_max,
-            configuration.limits.gateway_exposure_microcredits_max,
-        )
-        result = await self._leases.submit(operation)
+        try:
+            job = self._terms.find(document.terms, now_ms)
+            context = context_of(certificate, job, self._terms, now_ms, document.caller_token)
+        except RefusedError:
+            content = content_of(signed.signer, document)
+            result = await self._leases.repeated(document.hold_id, content)
+            if result is None:
+                raise
+        else:
+            operation = PlaceHold(
+                signed,
+                document,
+                self._network_id,
+                caller.peer_id,
+                certificate.account_id,
+                bytes.fromhex(job.model.digest),
+                configuration.fee_rule,
+                lifetime_ms_max,
+                configuration.limits.gateway_exposure_microcredits_max,
+                context,
+            )
+            result = await self._leases.submit(operation)
         return encode_message(
             HoldResult(self._voucher(caller, document), result.available, result.exists)
         )
@@ -180,6 +197,7 @@ class LedgerService:
         document = open_signed(signed, KeyLookup, self._network_id)
         check_fresh(document.issued_ms, now_ms)
         view, proof_ends = await self._proved_key(signed, document)
+        require_own_account(require_role(caller, Role.GATEWAY), view.account_id)
         key = view.key
         check_key_usable(key, now_ms)
         check_gateway(key, caller.peer_id)
@@ -223,7 +241,10 @@ class LedgerService:
         if opening is not None:
             return encode_message(await self._door.open(opening))
         configuration = self._terms.current(self._clock_ms())
-        operation = account_operation(self._network_id, signed, configuration)
+        network, policies = self._network_id, self._terms.policies
+        operation = stake_operation(network, signed, configuration, policies) or account_operation(
+            network, signed, configuration
+        )
         result = await self._ledger.submit(operation)
         self._notices.note_operation(operation)
         return encode_message(result)
@@ -248,6 +269,7 @@ class LedgerService:
                 grants,
                 found.credited,
                 found.leased,
+                await self._ledger.read(lambda c: staked_by(c, path)),
             )
         )
 
@@ -259,6 +281,8 @@ class LedgerService:
         if document.key_id:
             require_signer(caller, signed)
             view, _ = await self._proved_key(signed, document)
+            asker = require_role(caller, Role.GATEWAY, Role.BOOTSTRAP)
+            require_own_account(asker, view.account_id)
             check_key_usable(view.key, self._clock_ms())
             if view.key.namespace != path:
                 raise NotAuthorizedError("this API key belongs to another namespace")
@@ -296,6 +320,9 @@ class LedgerService:
                 mature_after_s,
                 view.disputed_earned,
                 view.disputed_fees,
+                view.owner_fees,
+                view.unmatured_owner_fees,
+                view.disputed_owner_fees,
             )
         )
 

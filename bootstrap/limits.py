@@ -53,3 +53,37 @@ ALARM_GOSSIP_INTERVAL_S = 30.0
 """An alarm is told again for as long as it is kept: who was away must hear of it."""
 ALARMS_PER_GOSSIP_MAX = 16
 ALARMS_REPLY_BYTES_MAX = 900 * 1024
+
+OWN_GATEWAYS_PER_ACCOUNT_MAX = 16
+"""Each is a member of the mesh that costs its account nothing."""
+
+# --- the subclouds' directory ------------------------------------------------------------------
+SUBCLOUD_WRITES_PER_SECOND_PER_PEER = 2.0
+SUBCLOUD_WRITES_BURST_PER_PEER = 200.0
+"""A gateway carries for many people; a peer that greets hands over 64 records at most."""
+POLICIES_PER_SECOND_PER_SUBCLOUD = 1 / 30
+POLICIES_BURST_PER_SUBCLOUD = 30.0
+"""Each version goes to every peer, and is kept: a policy is changed now and then, not always."""
+REVOCATION_LISTS_PER_SECOND_PER_SUBCLOUD = 0.2
+REVOCATION_LISTS_BURST_PER_SUBCLOUD = 30.0
+"""A steward signs lists anew to keep them young: the shortest age that a policy may ask for is half
+a minute."""
+SUBCLOUDS_FOUNDED_PER_OWNER_AND_DAY_MAX = 32
+SUBCLOUD_DATABASE_POLL_INTERVAL_S = 2.0
+"""What another bootstrap on the same database took; gossip is faster, and may be lost."""
+SUBCLOUDS_PER_DATABASE_READ = 200
+SUBCLOUD_DHT_INTERVAL_S = 12 * 3600.0
+"""DHT records live for up to two days."""
+SUBCLOUD_DHT_PAUSE_S = 0.5
+SUBCLOUD_TELL_QUEUE_MAX = 10_000
+"""Changes that are not gossiped yet; peers that miss one ask."""
+JOIN_REQUESTS_PER_NODE_MAX = 24
+"""As many as a node can be a member of."""
+JOIN_REQUESTS_PER_SUBCLOUD_MAX = 5_000
+SUBCLOUD_MEMBERS_MAX = 20_000
+"""Rows of members, present and past, of one subcloud."""
+MEMBER_NOTE_DELAY_S = 0.25
+"""What nodes say within it is compared in one transaction."""
+MEMBER_FORGET_AFTER_MS = 120 * 86_400_000
+"""Longer than the longest cooldown."""
+MEMBER_FORGET_INTERVAL_S = 3600.0

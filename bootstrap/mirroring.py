@@ -11,6 +11,7 @@ from bootstrap.log_watch import LogWatch
 from bootstrap.mirror_service import Mirror
 from bootstrap.rcp_service import RcpService
 from bootstrap.settings import BootstrapSettings
+from bootstrap.subclouds.parts import SubcloudParts
 from ledger.ledger import Ledger
 from ledger.mirror_ledger import MirrorLedger
 from ledger.store.mirror.copy import KnownKeys
@@ -60,6 +61,7 @@ async def work_on_ledger(
     parts: LedgerParts,
     book: ConfigurationBook,
     membership: Membership,
+    subclouds: SubcloudParts,
     clock_ms: Clock,
 ) -> None:
     """Keep the log growing and count points, or follow the primary, until cancelled."""
@@ -81,3 +83,4 @@ async def work_on_ledger(
         uplink = mirror.uplink(network, settings.mirror_of)
         await nursery.start(uplink.run)
         nursery.start_soon(mirror.run, network, uplink)
+        nursery.start_soon(subclouds.follow, uplink)

@@ -28,6 +28,7 @@ class BootstrapSettings:
         mirror_of: the address of a bootstrap, ending in `/p2p/<peer ID>`, whose ledger is followed
             and only read here; None keeps a ledger of one's own.
         announce: multiaddresses that others are told to dial instead of what is listened on.
+        pre_shared_key_file: the key of a network of one's own; None: the network has none.
         relay: whether hidden nodes are relayed, within the bounds below (bytes in both directions).
 
     Raises: MalformedError for values that cannot work.
@@ -41,6 +42,7 @@ class BootstrapSettings:
     database_url: str | None = None
     mirror_of: str | None = None
     announce: tuple[str, ...] = ()
+    pre_shared_key_file: Path | None = None
     relay: bool = True
     relay_bytes_per_day_max: int = RELAY_BYTES_PER_DAY_MAX
     relay_circuit_bytes_max: int = RELAY_CIRCUIT_BYTES_MAX

@@ -35,7 +35,7 @@ from ledger.operations import (
 from ledger.records import Account, ApiKeyEntry, Binding, Change, Namespace, SignedRecord
 from p2p.api_keys import is_key_id
 from p2p.codec import encode_message
-from p2p.key_limits import KeyLimits, is_network
+from p2p.key_limits import KeyLimits, is_network, subclouds_problem
 from p2p.ledger_messages import TransferResult
 from p2p.node_invites import NodeAdmission
 from p2p.opening_messages import InvitedFounding
@@ -163,6 +163,8 @@ def check_key_values(texts: Iterable[str], gateways: Iterable[str], limits: KeyL
         raise ValueRefusedError("the texts of an API key are printable")
     if not all(is_network(text) for text in limits.networks):
         raise ValueRefusedError("a source network is in CIDR form, such as 192.0.2.0/24")
+    if problem := subclouds_problem(limits):
+        raise ValueRefusedError(problem)
 
 
 def revoke_key(book: Book, operation: RevokeKey, now_ms: int) -> Change:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ledger.claims import ClaimEntry
+from ledger.conduct import ConductCount, ConductKey
 from ledger.disputes import DisputeBook
 from ledger.exposure import GatewayExposure, moved
 from ledger.log.batch import LogBatch
@@ -30,8 +31,10 @@ from ledger.records import (
     PastTransfer,
     ReferralEntry,
     SignedRecord,
+    TokenUse,
     Transfer,
 )
+from ledger.stakes import OpenStake
 from ledger.usage import Counts, UsageKey, WorkKey, add_usage, add_work
 from p2p.types import PeerId
 
@@ -66,7 +69,13 @@ class Book:
     disputes: DisputeBook = field(default_factory=DisputeBook)
     claims: dict[bytes, dict[tuple[bytes, int], ClaimEntry]] = field(default_factory=dict)
     exposures: dict[PeerId, GatewayExposure] = field(default_factory=dict)
+    token_uses: dict[str, TokenUse] = field(default_factory=dict)
+    stakes: dict[str, OpenStake] = field(default_factory=dict)
+    """By subcloud; one that was given back has the amount 0."""
+    published: set[str] = field(default_factory=set)
+    """Subclouds whose stake is asked back and that the database has a policy of."""
 
+    conduct: dict[ConductKey, ConductCount] = field(default_factory=dict)
     consumed: dict[UsageKey, Counts] = field(default_factory=dict)
     worked: dict[WorkKey, tuple[int, int]] = field(default_factory=dict)
     frozen_day: int | None = None
@@ -94,6 +103,9 @@ class Book:
     changed_leases: set[bytes] = field(default_factory=set)
     changed_claims: dict[tuple[bytes, int], ClaimEntry] = field(default_factory=dict)
     changed_exposures: set[PeerId] = field(default_factory=set)
+    changed_token_uses: set[str] = field(default_factory=set)
+    locked_tokens: set[str] = field(default_factory=set)
+    """Tokens that have a row in the database only so that it could be locked."""
 
     def apply(self, change: Change) -> None:
         """Take over what an operation did."""
@@ -116,6 +128,9 @@ class Book:
         if change.hold is not None:
             self.holds[change.hold.hold_id] = change.hold
             self.new_holds.append(change.hold)
+        if change.token_use is not None:
+            self.token_uses[change.token_use.name] = change.token_use
+            self.changed_token_uses.add(change.token_use.name)
         if change.end is not None:
             assert change.end.hold_id not in self.ends
             self.ends[change.end.hold_id] = change.end
@@ -192,6 +207,8 @@ class Book:
             grant = change.grant
             self.minted[grant.mint_key] = self.minted.get(grant.mint_key, 0) + grant.amount
             self.new_grants.append(grant)
+        if change.stake is not None:
+            self.stakes[change.stake.subcloud_id] = change.stake
         if change.binding is not None:
             if change.binding.peer_id not in self.bindings:
                 self.new_bindings.add(change.binding.peer_id)

@@ -96,12 +96,16 @@ class LedgerClient:
         terms: PriceTerms,
         expires_ms: int,
         source_network: str = "",
+        caller_token: Signed | None = None,
+        caller_network: str = "",
     ) -> HoldResult:
         """Hold a job's maximum (microcredits) until `expires_ms`, proving the API key.
 
         Args:
             hold_key: `ApiKey.hold_key()`.
             source_network: which of the key's networks the client is in, if it is limited to some.
+            caller_token: what the client shows for the subcloud that `terms` name.
+            caller_network: which of that subcloud's networks the client is in, if it names some.
         """
         mac = hold_mac(
             hold_key, self._network_id, self._key_pair.peer_id, hold_id, maximum, expires_ms
@@ -116,6 +120,8 @@ class LedgerClient:
             expires_ms,
             mac,
             source_network,
+            caller_token,
+            caller_network,
         )
         answer = await self._ask(methods.HOLD, request)
         result = decode_message(answer, HoldResult)

@@ -52,6 +52,7 @@ def captured_usage(
         settlement.output_tokens,
         settlement.charge,
         duration_ms(hold.issued_ms, hold.expires_ms, delivered_ms),
+        settlement.split.owner,
     )
     return UsageEntry(_key(hold, now_ms), counts)
 
@@ -77,10 +78,18 @@ def captured_work(
     now_ms: int,
 ) -> tuple[WorkEntry, ...]:
     """Give the work of each leg that is paid; every node of the legs is in `bindings`."""
-    day = day_of(now_ms)
+    day, subcloud_id = day_of(now_ms), hold.terms.subcloud_id
     return tuple(
         WorkEntry(
-            WorkKey(hold.namespace, day, leg.node_id, bindings[leg.node_id].account_id), 1, amount
+            WorkKey(
+                hold.namespace,
+                day,
+                leg.node_id,
+                bindings[leg.node_id].account_id,
+                subcloud_id,
+            ),
+            1,
+            amount,
         )
         for leg, amount in zip(operation.legs, settlement.split.nodes, strict=True)
         if amount
@@ -88,4 +97,6 @@ def captured_work(
 
 
 def _key(hold: Hold, now_ms: int) -> UsageKey:
-    return UsageKey(hold.namespace, day_of(now_ms), hold.key_id, hold.terms.model_name)
+    terms = hold.terms
+    day = day_of(now_ms)
+    return UsageKey(hold.namespace, day, hold.key_id, terms.model_name, terms.subcloud_id)

@@ -14,7 +14,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ledger.account_rules import operated, record_of, result_of, signing_account
-from ledger.accounts import available_account, earnings_account, fees_account
+from ledger.accounts import (
+    available_account,
+    operator_accounts,
+)
 from ledger.book import Book
 from ledger.disputes import (
     Answer,
@@ -178,8 +181,8 @@ def resolve_dispute(book: Book, operation: ResolveDispute, now_ms: int) -> Chang
 
 
 def is_paid(charge: Charge, account_id: AccountId) -> bool:
-    """Tell whether an account's nodes or gateways were paid by a charge."""
-    own = (earnings_account(account_id), fees_account(account_id))
+    """Tell whether an account's nodes, gateways or subclouds were paid by a charge."""
+    own = operator_accounts(account_id)
     return any(part.account in own for part in charge.paid)
 
 

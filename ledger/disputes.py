@@ -32,6 +32,7 @@ class Charge:
     model: str
     at_ms: int
     paid: tuple[PaidPart, ...]
+    subcloud_id: str = ""
 
     @property
     def charged(self) -> int:
@@ -171,6 +172,7 @@ def corrected_work(charge: Charge, refund: int, day: int) -> tuple[WorkEntry, ..
                 day,
                 PeerId(part.node_id),
                 AccountId(part.account.removeprefix("earnings:")),
+                charge.subcloud_id,
             ),
             0,
             -taken,
@@ -182,5 +184,7 @@ def corrected_work(charge: Charge, refund: int, day: int) -> tuple[WorkEntry, ..
 
 def corrected_usage(charge: Charge, refund: int, day: int) -> UsageEntry:
     """Give what a refund adds to the usage of the key that was charged."""
-    key = UsageKey(charge.namespace, day, charge.key_id, charge.model)
-    return UsageEntry(key, credited_counts(refund))
+    key = UsageKey(charge.namespace, day, charge.key_id, charge.model, charge.subcloud_id)
+    taken = zip(charge.paid, taken_parts(charge, refund), strict=True)
+    of_owner = sum(amount for part, amount in taken if part.account.startswith("owner:"))
+    return UsageEntry(key, credited_counts(refund, of_owner))

@@ -14,6 +14,12 @@ LedgerError
 │   ├── OpeningLimitError         opening_limit    (these three: `ledger.opening_errors`)
 │   ├── InviteError               invite_refused
 │   ├── ReferralError             referral_refused
+│   ├── CallerNotAllowedError     caller_not_allowed  (these three: `ledger.subcloud_errors`)
+│   ├── CallerTokenError          caller_token
+│   ├── ForeignNamespaceError     gateway_private
+│   ├── StakeExistsError          stake_exists     (these three: `ledger.stake_errors`)
+│   ├── StakeUnknownError         stake_unknown
+│   ├── StakeInUseError           stake_in_use
 │   ├── ApiKeyError               everything about one API key
 │   │   ├── KeyUnknownError           key_unknown
 │   │   ├── KeyProofError             key_proof
@@ -194,7 +200,7 @@ class KeyDayCapError(ApiKeyError):
 
 
 class KeyNotAllowedError(ApiKeyError):
-    """The key does not allow this model, gateway or source network."""
+    """The key does not allow this model, gateway, source network or subcloud."""
 
     code = "key_not_allowed"
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from ledger.errors import KeyCapError, KeyDayCapError, KeyNotAllowedError
 from ledger.records import ApiKeyEntry, Hold, KeyUsage
+from p2p.key_limits import GLOBAL_POOL, allows_subcloud
 from p2p.lease_messages import LeaseRequest
 from p2p.ledger_messages import HoldRequest
 from p2p.types import PeerId
@@ -58,7 +59,7 @@ def usage_after_end(usage: KeyUsage, hold: Hold, charged: int) -> KeyUsage:
 def check_allowed(
     key: ApiKeyEntry, gateway_id: PeerId, document: HoldRequest | LeaseRequest
 ) -> None:
-    """Refuse a gateway, a model or a source network that the key does not allow.
+    """Refuse a gateway, a model, a source network or a subcloud that the key does not allow.
 
     Raises: KeyNotAllowedError.
     """
@@ -71,6 +72,10 @@ def check_allowed(
         raise KeyNotAllowedError(
             f"API key {key.key_id} is limited to the source networks {', '.join(networks)}"
         )
+    subcloud = document.terms.subcloud_id
+    if not allows_subcloud(key.limits, subcloud):
+        where = f"the subcloud {subcloud}" if subcloud else f"the {GLOBAL_POOL} pool"
+        raise KeyNotAllowedError(f"API key {key.key_id} does not allow {where}")
 
 
 def check_gateway(key: ApiKeyEntry, gateway_id: PeerId) -> None:

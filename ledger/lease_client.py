@@ -63,12 +63,14 @@ class LeaseClient:
         terms: PriceTerms,
         expires_ms: int,
         source_network: str = "",
+        caller_network: str = "",
     ) -> LeaseResult:
         """Have `amount` microcredits of a key's credit set aside for us until `expires_ms`.
 
         Args:
             hold_key: `ApiKey.hold_key()`.
             source_network: which of the key's networks the clients are in, if it is limited.
+            caller_network: the same of the subcloud that `terms` name.
         """
         mac = lease_mac(
             hold_key, self._network_id, self._key_pair.peer_id, lease_id, amount, expires_ms
@@ -82,6 +84,7 @@ class LeaseClient:
             expires_ms,
             mac,
             source_network,
+            caller_network,
         )
         result = decode_message(await self._ask(methods.LEASE, request), LeaseResult)
         self._check_lease(result.lease, request)

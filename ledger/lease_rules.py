@@ -52,6 +52,7 @@ from ledger.records import (
     Transfer,
     TransferKind,
 )
+from ledger.subcloud_rules import fees_of, judge_caller
 from ledger.transfer_rules import capture_entries, expire_hold, repeated
 from ledger.usage import UsageEntry
 from p2p.api_keys import lease_mac
@@ -75,7 +76,8 @@ def open_lease(book: Book, operation: OpenLease, now_ms: int) -> Change:
     """Set a part of a key's credit aside for a gateway: available -> held.
 
     Raises: ConflictError, ApiKeyError (unknown, proof, revoked, expired, not allowed, cap),
-    ValueRefusedError (no leases here, or too much), HoldExpiredError, InsufficientFundsError.
+    CallerNotAllowedError, ForeignNamespaceError, ValueRefusedError (no leases here, or too much),
+    HoldExpiredError, InsufficientFundsError.
     """
     document, signed = operation.document, operation.signed
     content = content_of(signed.signer, document)
@@ -84,6 +86,8 @@ def open_lease(book: Book, operation: OpenLease, now_ms: int) -> Change:
     key = proved_key(
         book, operation.gateway_id, operation.document, _mac_of_lease(operation), now_ms
     )
+    network, account = document.caller_network, operation.gateway_account
+    judge_caller(book, operation.context, key, account, network)
     amount = document.amount
     if not 0 < amount <= operation.amount_max:
         raise ValueRefusedError(
@@ -135,11 +139,12 @@ def _new_lease(operation: OpenLease, key: ApiKeyEntry, usage_day: int) -> Hold:
         operation.model_digest,
         document.amount,
         document.terms,
-        operation.fees,
+        fees_of(operation.fees, document.terms, operation.context),
         document.issued_ms,
         document.expires_ms,
         usage_day=usage_day,
         is_lease=True,
+        owner_account=operation.context.owner_account,
     )
 
 

@@ -79,3 +79,12 @@ KEY_CACHE_S = 5.0
 """How long a gateway may serve a key without asking again: a revocation is in force after this."""
 LOOKUP_AGE_MS_MAX = 60_000
 """A signed question older than this is not answered."""
+
+# --- the subclouds' directory ------------------------------------------------------------------
+SUBCLOUD_EVIDENCE_ROWS_MAX = 2_000
+"""Of forks, and of the rest: each has at most 300 kB, most have 5."""
+SUBCLOUD_EVIDENCE_ROWS_PER_SUBCLOUD_MAX = 8
+POLICY_VERSIONS_KEPT_MAX = 1_000
+"""Of one subcloud, the newest: two a day for a year and more."""
+JOIN_LOG_ROWS_PER_SUBCLOUD_MAX = 10_000
+"""The newest: thirty changes a day for a year."""

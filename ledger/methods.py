@@ -20,6 +20,8 @@
 |            | DisputeAnswer,            |                   |                              |
 |            | DisputeResolution,        |                   |                              |
 |            | InvitedFounding, Referral;|                   |                              |
+|            | SubcloudStake,            |                   |                              |
+|            | SubcloudUnstake;          |                   |                              |
 |            | CarriedFounding (signed   |                   |                              |
 |            | by the gateway)           |                   |                              |
 | ACCOUNT    | AccountRequest            | AccountStatement  | any gateway or bootstrap     |
@@ -27,6 +29,7 @@
 | EARNINGS   | EarningsRequest           | EarningsStatement | any certified peer           |
 | USAGE      | UsageRequest              | UsageReport       | any gateway or bootstrap     |
 | DISPUTES   | DisputeRequest            | DisputeList       | any gateway or bootstrap     |
+| SUBCLOUD_USAGE | SubcloudUsageRequest  | SubcloudUsageReport | any gateway or bootstrap   |
 
 The body of DISPUTE_OPEN is an encoded DisputeSubmission, its answer a TransferResult, any gateway
 or bootstrap may carry it.
@@ -66,6 +69,7 @@ DISPUTE_OPEN = "ledger.dispute_open"
 DISPUTES = "ledger.disputes"
 KEYS = "ledger.keys"
 USAGE = "ledger.usage"
+SUBCLOUD_USAGE = "ledger.subcloud_usage"
 RCP = "rcp.report"
 """A frozen epoch of contribution points; the body is an RcpQuery, unsigned: they are public."""
 

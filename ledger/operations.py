@@ -11,12 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ledger.claim_operations import RecordClaim, SettleClaims
+from ledger.hold_context import NO_CONTEXT, HoldContext
 from ledger.limits import REFERRAL_CHAIN_MAX
 from ledger.log.batch import LogBatch
 from ledger.node_operations import NO_RULE
 from ledger.node_operations import AdmitNode as AdmitNode
 from ledger.node_operations import BindNode as BindNode
 from ledger.node_operations import OpeningRule as OpeningRule
+from ledger.stakes import ReturnStake, StakeSubcloud
 from p2p.account_messages import AccountKeyChange, ApiKeyRotation, KeyLimitsChange
 from p2p.codec import Message, encode_timeless
 from p2p.dispute_messages import DisputeAnswer, DisputeOpening, DisputeResolution, correction_id
@@ -141,6 +143,7 @@ class PlaceHold:
     fees: FeeRule
     lifetime_ms_max: int
     exposure_max: int = NO_EXPOSURE_CAP
+    context: HoldContext = NO_CONTEXT
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,11 @@ class Leg:
     delivery: DeliveryCount
 
 
+FailedNodes = tuple[tuple[PeerId, bool], ...]
+"""Nodes that failed an attempt of a job, and whether the node's own signature proves that it had
+taken the job. Only counted (`ledger.conduct`), no money depends on it."""
+
+
 @dataclass(frozen=True, slots=True)
 class CaptureHold:
     """Settle a hold. `gateway_id` signed the request and every delivery count."""
@@ -160,6 +168,7 @@ class CaptureHold:
     document: CaptureRequest
     gateway_id: PeerId
     legs: tuple[Leg, ...]
+    failures: FailedNodes = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +202,7 @@ class OpenLease:
     lifetime_ms_max: int
     amount_max: int
     exposure_max: int = NO_EXPOSURE_CAP
+    context: HoldContext = NO_CONTEXT
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +214,7 @@ class CaptureLeased:
     hold: LeasedHold
     gateway_id: PeerId
     legs: tuple[Leg, ...]
+    failures: FailedNodes = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +309,8 @@ Operation = (
     | AppendLog
     | KeepUptime
     | FreezeEpoch
+    | StakeSubcloud
+    | ReturnStake
 )
 
 
@@ -306,8 +319,9 @@ _ADDED_LATER: dict[type, tuple[str, object]] = {
     HoldRequest: ("source_network", ""),
     ReleaseRequest: ("outcome", ""),
 }
-"""The last field of documents that have grown, with its default: left out of the content then, so
-that what an older program wrote is still the same when it is asked for again."""
+"""The field that documents have grown by, with its default: left out of the content then, so
+that what an older program wrote is still the same when it is asked for again. (Fields after it are
+trimmed by the codec; they come with it or without it.)"""
 
 
 def content_of(signer: bytes, document: Message) -> bytes:
@@ -318,6 +332,8 @@ def content_of(signer: bytes, document: Message) -> bytes:
     """
     added = _ADDED_LATER.get(type(document))
     left_out = int(added is not None and getattr(document, added[0]) == added[1])
+    if isinstance(document, HoldRequest) and (document.caller_token or document.caller_network):
+        left_out = 0
     body = encode_timeless(document, "issued_ms", left_out=left_out)
     return hashlib.sha256(signer + body).digest()
 
@@ -353,8 +369,10 @@ def transfer_id_of(operation: Operation) -> bytes | None:
             return leased_capture_id(operation.hold.hold_id)
         case OpenLease():
             return operation.document.lease_id
-        case ReturnLease():
+        case ReturnLease() | ReturnStake():
             return operation.document.return_id
+        case StakeSubcloud():
+            return operation.document.stake_id
         case MakeGrant():
             return operation.document.grant_id
         case ResolveDispute():

@@ -9,7 +9,9 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from ledger.accounts import NO_OWNER
 from ledger.log.batch import LogBatch
+from ledger.stakes import OpenStake
 from ledger.usage import UsageEntry, WorkEntry
 from p2p.key_limits import NO_LIMITS, KeyLimits
 from p2p.ledger_messages import TransferResult
@@ -35,6 +37,8 @@ class TransferKind(enum.StrEnum):
     LEASE_RETURN = "lease_return"
     CORRECTION = "correction"
     CLAIM = "claim"
+    STAKE = "stake"
+    STAKE_RETURN = "stake_return"
 
 
 class HoldState(enum.StrEnum):
@@ -165,6 +169,7 @@ class Hold:
 
     `number` is its transfer's row in the database (0 while it is new). How it ended is a HoldEnd.
     A lease (`is_lease`) pays for many jobs and has no job ID; what became of it is a LeaseUse.
+    `owner_account` gets the share of the subcloud's owner (empty: a job of the global pool).
     """
 
     hold_id: bytes
@@ -182,6 +187,7 @@ class Hold:
     number: int = 0
     usage_day: int = 0
     is_lease: bool = False
+    owner_account: AccountId = NO_OWNER
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +207,16 @@ class LeaseUse:
     hold_id: bytes
     charged: int = 0
     returned: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUse:
+    """How often a token let jobs into its subcloud, and whose (`namespace`: a path, empty: none's
+    yet). `name`: `ledger.hold_context.token_name`."""
+
+    name: str
+    namespace: str = ""
+    uses: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +303,8 @@ class Change:
     epoch: FreezeEpoch | None = None
     dispute: DisputeChange | None = None
     claims: tuple[ClaimEntry, ...] = ()
+    token_use: TokenUse | None = None
     referral: ReferralEntry | None = None
     invite_use: InviteUse | None = None
     node_invite_use: NodeInviteUse | None = None
+    stake: OpenStake | None = None

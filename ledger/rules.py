@@ -19,6 +19,7 @@ from ledger import (
     lease_rules,
     rcp_rules,
     referral_rules,
+    stake_rules,
     transfer_rules,
 )
 from ledger.book import Book
@@ -55,6 +56,7 @@ from ledger.operations import (
     transfer_id_of,
 )
 from ledger.records import Change
+from ledger.stakes import ReturnStake, StakeSubcloud
 from p2p.transfer_ids import is_derived
 
 _RULES: dict[type, Callable[[Book, Any, int], Change]] = {
@@ -84,6 +86,8 @@ _RULES: dict[type, Callable[[Book, Any, int], Change]] = {
     OpenDispute: dispute_rules.open_dispute,
     AnswerDispute: dispute_rules.answer_dispute,
     ResolveDispute: dispute_rules.resolve_dispute,
+    StakeSubcloud: stake_rules.stake_subcloud,
+    ReturnStake: stake_rules.return_stake,
 }
 
 _HOLDING = (PlaceHold, OpenLease)
@@ -94,6 +98,8 @@ _CHOSEN = (
     OpenLease,
     ReturnLease,
     MakeGrant,
+    StakeSubcloud,
+    ReturnStake,
 )
 """Operations whose transfer's ID was made by whoever asks."""
 

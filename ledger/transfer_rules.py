@@ -20,6 +20,7 @@ from ledger.accounts import (
     fees_account,
     held_account,
     namespace_path,
+    owner_account,
 )
 from ledger.book import Book
 from ledger.consumption import Captured, captured_usage, captured_work, uncharged_usage
@@ -66,6 +67,7 @@ from ledger.records import (
     Transfer,
     TransferKind,
 )
+from ledger.subcloud_rules import fees_of, judge_caller
 from ledger.usage import UsageEntry, WorkEntry
 from p2p.api_keys import hold_mac
 from p2p.codec import encode_message
@@ -135,7 +137,8 @@ def place_hold(book: Book, operation: PlaceHold, now_ms: int) -> Change:
     """Hold a job's maximum: available -> held.
 
     Raises: ConflictError, ApiKeyError (unknown, proof, revoked, expired, not allowed, cap),
-    HoldExpiredError, InsufficientFundsError.
+    CallerNotAllowedError, CallerTokenError, ForeignNamespaceError, HoldExpiredError,
+    InsufficientFundsError.
     """
     document, signed = operation.document, operation.signed
     content = content_of(signed.signer, document)
@@ -144,6 +147,8 @@ def place_hold(book: Book, operation: PlaceHold, now_ms: int) -> Change:
     key = proved_key(
         book, operation.gateway_id, operation.document, _mac_of_hold(operation), now_ms
     )
+    network, account = document.caller_network, operation.gateway_account
+    token_use = judge_caller(book, operation.context, key, account, network)
     if not now_ms < document.expires_ms <= now_ms + operation.lifetime_ms_max:
         raise HoldExpiredError(
             f"a hold ends within {operation.lifetime_ms_max} ms from now, "
@@ -175,6 +180,7 @@ def place_hold(book: Book, operation: PlaceHold, now_ms: int) -> Change:
         namespace=after,
         usage=usage,
         hold=hold,
+        token_use=token_use,
     )
 
 
@@ -190,10 +196,11 @@ def _new_hold(operation: PlaceHold, key: ApiKeyEntry, usage_day: int) -> Hold:
         operation.model_digest,
         document.maximum,
         document.terms,
-        operation.fees,
+        fees_of(operation.fees, document.terms, operation.context),
         document.issued_ms,
         document.expires_ms,
         usage_day=usage_day,
+        owner_account=operation.context.owner_account,
     )
 
 
@@ -249,6 +256,7 @@ def capture_entries(
         entries.append(Entry(earnings_account(binding.account_id), amount))
     entries += [
         Entry(fees_account(hold.gateway_account), split.gateway),
+        Entry(owner_account(hold.owner_account), split.owner),
         Entry(TREASURY, split.network),
         Entry(available_account(hold.namespace), hold.maximum - settlement.charge),
     ]

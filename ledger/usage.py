@@ -13,8 +13,8 @@ A day is a UTC day, named by its number since 1970-01-01; it is the day on which
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple, TypeVar
 
 from p2p.types import AccountId, PeerId
@@ -28,12 +28,13 @@ OUTCOMES = (COMPLETE, CLIENT_LEFT, FAILED)
 
 
 class UsageKey(NamedTuple):
-    """What usage is counted for."""
+    """What usage is counted for; `subcloud_id` is empty for the global pool."""
 
     namespace: str
     day: int
     key_id: str
     model: str
+    subcloud_id: str = ""
 
 
 class WorkKey(NamedTuple):
@@ -43,6 +44,7 @@ class WorkKey(NamedTuple):
     day: int
     node_id: PeerId
     account_id: AccountId
+    subcloud_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ class Counts:
 
     `requests` = complete + `client_left` + `failed`. `captured` counts those that were charged (a
     charge may be 0); tokens, `charged` and `duration_ms` are sums over them. `credited` is what
-    decisions of disputes gave back on that day, whenever it had been charged.
+    decisions of disputes gave back on that day, whenever it had been charged. `income`: what the
+    subcloud's owner got of it (the key's usage leaves that out).
     """
 
     requests: int = 0
@@ -63,6 +66,7 @@ class Counts:
     charged: int = 0
     duration_ms: int = 0
     credited: int = 0
+    income: int = 0
 
     def plus(self, other: Counts) -> Counts:
         """Add up."""
@@ -81,10 +85,13 @@ class Counts:
             self.charged,
             self.duration_ms,
             self.credited,
+            self.income,
         )
 
 
-COUNTS = tuple(field.name for field in fields(Counts))
+SUBCLOUD_COUNTS = tuple(field.name for field in fields(Counts))
+COUNTS = SUBCLOUD_COUNTS[:-1]
+"""What is counted of an API key."""
 
 
 class UsageEntry(NamedTuple):
@@ -111,7 +118,12 @@ def day_of(at_ms: int) -> int:
 
 
 def captured_counts(
-    outcome: str, input_tokens: int, output_tokens: int, charged: int, duration_ms: int
+    outcome: str,
+    input_tokens: int,
+    output_tokens: int,
+    charged: int,
+    duration_ms: int,
+    income: int = 0,
 ) -> Counts:
     """Count a request that was captured; a gateway that names no outcome means a complete one."""
     return Counts(
@@ -123,6 +135,7 @@ def captured_counts(
         output_tokens,
         charged,
         duration_ms,
+        income=income,
     )
 
 
@@ -132,9 +145,9 @@ def uncharged_counts(outcome: str) -> Counts:
     return Counts(1, 0, int(left), int(not left))
 
 
-def credited_counts(amount: int) -> Counts:
-    """Count what a dispute's decision gave back: it is no request."""
-    return Counts(credited=amount)
+def credited_counts(amount: int, of_income: int = 0) -> Counts:
+    """Count what a dispute's decision gave back, and what of it was the owner's: no request."""
+    return Counts(credited=amount, income=-of_income)
 
 
 def duration_ms(issued_ms: int, expires_ms: int, delivered_ms: Iterable[int]) -> int:
@@ -156,3 +169,20 @@ def add_work(total: dict[WorkKey, tuple[int, int]], entries: Iterable[WorkEntry]
     for key, legs, earned in entries:
         before = total.get(key, (0, 0))
         total[key] = (before[0] + legs, before[1] + earned)
+
+
+def by_key(usage: Mapping[UsageKey, Counts]) -> dict[UsageKey, Counts]:
+    """Add up over subclouds: what the owners of API keys are told."""
+    found: dict[UsageKey, Counts] = {}
+    for key, counts in usage.items():
+        own = replace(counts, income=0) if counts.income else counts
+        add_usage(found, UsageEntry(key._replace(subcloud_id=""), own))
+    return found
+
+
+def by_node(work: Mapping[WorkKey, tuple[int, int]]) -> dict[WorkKey, tuple[int, int]]:
+    """Add up over subclouds: what a node did for a payer."""
+    found: dict[WorkKey, tuple[int, int]] = {}
+    for key, (legs, earned) in work.items():
+        add_work(found, [WorkEntry(key._replace(subcloud_id=""), legs, earned)])
+    return found

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import msgpack
 
+from ledger.accounts import is_operators as is_operators
 from ledger.claims import PaidLegs, paid_legs
 from ledger.errors import RequestError
 from ledger.lease_rules import leased_part
@@ -105,11 +106,6 @@ def record_opening(purpose: str, subject: str, signed: bytes, at_ms: int) -> Acc
     return AccountLeaf(purpose, subject, hashlib.sha256(signed).digest(), at_ms)
 
 
-def is_operators(account: str) -> bool:
-    """Tell whether a ledger account is an operator's (a node's, a gateway's or the network's)."""
-    return account == "treasury" or account.startswith(("earnings:", "fees:"))
-
-
 def salt_of(secret: bytes, opening: bytes) -> bytes:
     """Derive a leaf's salt from its encoded opening."""
     return hmac.digest(secret, opening, hashlib.sha256)
@@ -177,6 +173,8 @@ def _record_digest(transfer: LoggedTransfer) -> bytes:
         fees = hold.fees
         added = [hold.gateway_account, hold.model_digest, hold.usage_day]
         added += [fees.gateway_basis_points, fees.network_basis_points]
+        if hold.owner_account:  # the owner's share is in the terms, which were signed
+            added.append(hold.owner_account)
     own = [list(entry) for entry in transfer.entries if not is_operators(entry.account)]
     form = [transfer.content, transfer.result, own, added]
     return hashlib.sha256(msgpack.packb(form, use_bin_type=True)).digest()

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, select
 from ledger.records import ApiKeyEntry, KeyUsage, Namespace
 from ledger.store.loading import key_from_row
 from ledger.store.tables import API_KEYS, NAMESPACES, RECORDS
+from p2p.account_messages import AccountKeyChange
 from p2p.codec import decode_message, encode_message
 from p2p.ledger_messages import AccountFounding
 from p2p.opening_messages import InvitedFounding
@@ -32,6 +33,16 @@ def founding_of(connection: Connection, account_id: str) -> bytes:
         outer = decode_message(decode_message(signed, Signed).body, InvitedFounding)
         return encode_message(outer.founding)
     return bytes(signed)
+
+
+def key_changes_of(connection: Connection, account_id: str) -> list[bytes]:
+    """Read an account's key changes as they were signed (encoded `Signed`), oldest first."""
+    statement = (
+        select(RECORDS.c.signed)
+        .where(RECORDS.c.subject == account_id, RECORDS.c.purpose == AccountKeyChange.PURPOSE)
+        .order_by(RECORDS.c.operation)
+    )
+    return [bytes(signed) for signed in connection.scalars(statement)]
 
 
 def keys_of(

@@ -35,7 +35,7 @@ _NOT_THE_CHARGE = (
     "WHERE t.number IS NULL OR t.namespace NOT LIKE o.account_id || '/%' "
     "OR o.charged <> COALESCE((SELECT SUM(e.amount) FROM ledger_entries e "
     "WHERE e.transfer = o.capture AND (e.account = 'treasury' OR e.account LIKE 'fees:%' "
-    "OR e.account LIKE 'earnings:%')), 0)",
+    "OR e.account LIKE 'owner:%' OR e.account LIKE 'earnings:%')), 0)",
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, exists, func, select
 
-from ledger.accounts import earnings_account, fees_account
+from ledger.accounts import operator_accounts
 from ledger.disputes import Charge, taken_parts
 from ledger.records import TransferKind
 from ledger.store.dispute_store import find_charge
@@ -104,8 +104,8 @@ def _sum(connection: Connection, statement: Select[Any]) -> int:
     return int(connection.execute(statement).scalar_one())
 
 
-def _accounts(account_id: str) -> tuple[str, str]:
-    return earnings_account(AccountId(account_id)), fees_account(AccountId(account_id))
+def _accounts(account_id: str) -> tuple[str, ...]:
+    return operator_accounts(AccountId(account_id))
 
 
 def _seen_by(side: str, account_id: str) -> Select[Any]:

@@ -142,7 +142,7 @@ def charge_of(connection: Connection, hold_id: bytes, capture: Any) -> Charge:
         .order_by(ENTRIES.c.position)
     )
     paid = [(row.account, row.amount) for row in entries if is_operators(row.account)]
-    fees = FeeRule(hold.gateway_basis_points, hold.network_basis_points)
+    fees = FeeRule(hold.gateway_basis_points, hold.network_basis_points).under(terms)
     nodes = iter(_paid_nodes(capture.request, terms, fees, sum(amount for _, amount in paid)))
     parts = []
     for account, amount in paid:
@@ -160,6 +160,7 @@ def charge_of(connection: Connection, hold_id: bytes, capture: Any) -> Charge:
         terms.model_name,
         capture.at_ms,
         tuple(parts),
+        terms.subcloud_id,
     )
 
 

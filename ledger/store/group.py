@@ -23,9 +23,10 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ledger.book import Book
+from ledger.conduct import note_conduct
 from ledger.errors import LedgerError, RequestError, StorageError
 from ledger.limits import GROUP_ATTEMPTS_MAX
-from ledger.operations import Operation
+from ledger.operations import CaptureHold, CaptureLeased, Operation
 from ledger.rules import decide
 from ledger.store.database import plain_message
 from ledger.store.loading import load_book
@@ -134,4 +135,6 @@ def _decide(book: Book, operation: Operation, now_ms: int) -> Outcome:
         log.exception("deciding a %s failed", type(operation).__name__)
         return StorageError("an internal error; it is in the log")
     book.apply(change)
+    if isinstance(operation, CaptureHold | CaptureLeased) and change.transfer is not None:
+        note_conduct(book, operation, now_ms)
     return change.result

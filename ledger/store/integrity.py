@@ -16,6 +16,8 @@ from ledger.errors import IntegrityError
 from ledger.store.claim_checks import CLAIM_CHECKS
 from ledger.store.dispute_checks import DISPUTE_CHECKS
 from ledger.store.lease_checks import LEASE_CHECKS
+from ledger.store.stake_checks import STAKE_CHECKS
+from ledger.store.subcloud_checks import OWNER_CHECKS
 
 _CHECKS: tuple[tuple[str, str], ...] = (
     (
@@ -106,7 +108,8 @@ _CHECKS: tuple[tuple[str, str], ...] = (
         "a hold, or the end of one, has a transfer but no matching record",
         "SELECT t.number FROM ledger_transfers t LEFT JOIN ledger_holds h "
         "ON h.number = t.hold_number "
-        "WHERE t.kind NOT IN ('grant', 'lease', 'leased_capture', 'lease_return', 'correction') "
+        "WHERE t.kind NOT IN ('grant', 'lease', 'leased_capture', 'lease_return', 'correction', "
+        "'stake', 'stake_return') "
         "AND (h.number IS NULL OR "
         "(t.kind <> 'hold' AND NOT (t.kind = 'claim' AND h.is_lease = 1) "
         "AND (h.ended_by IS NULL OR h.ended_by <> t.number)))",
@@ -125,6 +128,8 @@ _CHECKS: tuple[tuple[str, str], ...] = (
     *LEASE_CHECKS,
     *CLAIM_CHECKS,
     *DISPUTE_CHECKS,
+    *OWNER_CHECKS,
+    *STAKE_CHECKS,
 )
 
 

@@ -52,12 +52,14 @@ from ledger.records import (
     Namespace,
     PastTransfer,
 )
+from ledger.stakes import ReturnStake, StakeSubcloud
 from ledger.store.claim_store import claimed_payers, load_claims
 from ledger.store.dispute_store import disputed_holds, load_charges, load_disputes
 from ledger.store.exposure_store import load_exposures
 from ledger.store.log.writing import lock_log, pending_of
 from ledger.store.opening_writing import load_openings
 from ledger.store.rcp_writing import load_frozen_day
+from ledger.store.stake_queries import load_stakes
 from ledger.store.statements import select_holds, select_past, select_rows
 from ledger.store.tables import (
     ACCOUNT_KEYS,
@@ -67,6 +69,7 @@ from ledger.store.tables import (
     NAMESPACES,
     NODE_BINDINGS,
 )
+from ledger.store.token_store import load_token_uses
 from p2p.codec import decode_message
 from p2p.key_limits import NO_LIMITS, KeyLimits
 from p2p.ledger_messages import TransferResult
@@ -104,11 +107,13 @@ class _Needs:
             case CaptureHold():
                 self.holds.add(operation.document.hold_id)
                 self.peers.update([leg.node_id for leg in operation.legs])
+                self.peers.update([node_id for node_id, _ in operation.failures])
             case ReleaseHold():
                 self.holds.add(operation.document.hold_id)
             case CaptureLeased():
                 self.holds.add(operation.hold.lease_id)
                 self.peers.update([leg.node_id for leg in operation.legs])
+                self.peers.update([node_id for node_id, _ in operation.failures])
             case ExpireHold():
                 self.holds.add(operation.hold_id)
             case RecordClaim():
@@ -126,6 +131,9 @@ class _Needs:
                 self.keys.add(operation.document.key_id)
             case ReturnLease():
                 self.holds.add(operation.document.lease_id)
+            case StakeSubcloud(document=stake) | ReturnStake(document=stake):
+                self.accounts.add(stake.account_id)
+                self.namespaces.add(namespace_path(stake.account_id, stake.namespace))
             case MakeGrant(document=grant):
                 self.namespaces.add(namespace_path(grant.account_id, grant.namespace))
                 self.mint_keys.add(operation.signed.signer)
@@ -185,6 +193,7 @@ def load_book(connection: Connection, operations: Sequence[Operation], now_ms: i
     for row in select_rows(connection, NAMESPACES, "path", needs.namespaces, lock=True):
         book.namespaces[row[0]] = Namespace(*row)
     load_exposures(connection, operations, book)
+    load_token_uses(connection, operations, book)
     if claimed := claimed_payers(rare):
         nodes, parts = load_claims(connection, claimed, book)
         needs.peers |= nodes
@@ -196,6 +205,7 @@ def load_book(connection: Connection, operations: Sequence[Operation], now_ms: i
         book.past[transfer_id] = PastTransfer(content, decode_message(result, TransferResult))
     if disputed:
         load_disputes(connection, rare, book)
+    load_stakes(connection, rare, book)
     return book
 
 
@@ -281,8 +291,10 @@ def hold_from_row(row: Sequence[Any]) -> tuple[Hold, HoldEnd | None]:
         usage_day,
         is_lease,
         _,
+        owner_account,
         hold_id,
     ) = row
+    priced = _terms(terms)
     hold = Hold(
         hold_id,
         job_id,
@@ -292,13 +304,14 @@ def hold_from_row(row: Sequence[Any]) -> tuple[Hold, HoldEnd | None]:
         AccountId(gateway_account),
         model_digest,
         maximum,
-        _terms(terms),
-        FeeRule(gateway_basis_points, network_basis_points),
+        priced,
+        FeeRule(gateway_basis_points, network_basis_points).under(priced),
         issued_ms,
         expires_ms,
         number,
         usage_day,
         bool(is_lease),
+        AccountId(owner_account),
     )
     if state == HoldState.OPEN:
         return hold, None
@@ -307,7 +320,7 @@ def hold_from_row(row: Sequence[Any]) -> tuple[Hold, HoldEnd | None]:
 
 def lease_use_from_row(row: Sequence[Any]) -> LeaseUse:
     """Make the record of what became of a lease, from its hold's row."""
-    hold_id, returned, charged = row[-1], row[-2], row[14]
+    hold_id, returned, charged = row[-1], row[-3], row[14]
     return LeaseUse(hold_id, charged, returned)
 
 

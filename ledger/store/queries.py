@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
 
-from ledger.accounts import earnings_account, fees_account
+from ledger.accounts import earnings_account, fees_account, owner_account
 from ledger.records import Account, ApiKeyEntry, HoldEnd, HoldState
 from ledger.store.dispute_queries import credited, unmatured
 from ledger.store.lease_queries import leased_of
@@ -54,7 +54,7 @@ class NamespaceView:
 
 @dataclass(frozen=True, slots=True)
 class EarningsView:
-    """What an account earned with its nodes and gateways (microcredits), and by how many legs.
+    """What an account earned with nodes, gateways, subclouds (microcredits), and by how many legs.
 
     The unmatured parts are contained in the sums, the disputed ones in the unmatured.
     """
@@ -66,6 +66,9 @@ class EarningsView:
     unmatured_fees: int
     disputed_earned: int = 0
     disputed_fees: int = 0
+    owner_fees: int = 0
+    unmatured_owner_fees: int = 0
+    disputed_owner_fees: int = 0
 
 
 def key_view(connection: Connection, key_id: str) -> KeyView | None:
@@ -125,9 +128,10 @@ def earnings_view(
         .select_from(ENTRIES)
         .where(ENTRIES.c.account == earned, ENTRIES.c.amount > 0)
     ).scalar_one()
-    fees = fees_account(account_id)
+    fees, owner = fees_account(account_id), owner_account(account_id)
     unmatured_earned = unmatured(connection, earned, unmatured_since_ms)
     unmatured_fees = unmatured(connection, fees, unmatured_since_ms)
+    unmatured_owner = unmatured(connection, owner, unmatured_since_ms)
     return EarningsView(
         balance(connection, earned),
         balance(connection, fees),
@@ -136,6 +140,9 @@ def earnings_view(
         unmatured_fees.amount,
         unmatured_earned.disputed,
         unmatured_fees.disputed,
+        balance(connection, owner),
+        unmatured_owner.amount,
+        unmatured_owner.disputed,
     )
 
 

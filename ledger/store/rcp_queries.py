@@ -6,11 +6,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Select, func, select
 
 from ledger.rcp import Days, PaidWork, ReferredFees
 from ledger.store.opening_tables import REFERRALS
 from ledger.store.rcp_writing import SCORE_COLUMNS, load_frozen_day
+from ledger.store.tables import ENTRIES, TRANSFERS
 from ledger.store.usage_tables import RCP_EPOCHS, RCP_SCORES, UPTIME, USAGE, WORK
 from ledger.usage import DAY_MS
 from p2p.codec import decode_message
@@ -70,7 +71,8 @@ def referred_fees(connection: Connection, days: Days) -> tuple[ReferredFees, ...
     """Read what accounts that were referred before an epoch paid in fees in it.
 
     That is what they were charged less what nodes earned of it, both as the captures counted them,
-    less what decisions of disputes took back.
+    less what decisions of disputes took back; without the shares of subclouds' owners, who could
+    raise them for themselves.
     """
     before = select(REFERRALS).where(REFERRALS.c.at_ms < days.first * DAY_MS)
     referrers = {row.account_id: row.referrer for row in connection.execute(before)}
@@ -86,10 +88,27 @@ def referred_fees(connection: Connection, days: Days) -> tuple[ReferredFees, ...
         )
         for row in connection.execute(statement):
             fees[row.namespace.partition("/")[0]] += sign * int(row.n)
+    for row in connection.execute(_owners_shares(days)):
+        fees[row.namespace.partition("/")[0]] -= int(row.n)
     return tuple(
         ReferredFees(AccountId(account_id), AccountId(referrer), fees[account_id])
         for account_id, referrer in sorted(referrers.items())
         if fees.get(account_id, 0) > 0
+    )
+
+
+def _owners_shares(days: Days) -> Select[Any]:
+    """Ask what namespaces paid to subclouds' owners, less what corrections took back."""
+    begin_ms, end_ms = days.first * DAY_MS, (days.last + 1) * DAY_MS
+    return (
+        select(TRANSFERS.c.namespace, func.sum(ENTRIES.c.amount).label("n"))
+        .join(TRANSFERS, TRANSFERS.c.number == ENTRIES.c.transfer)
+        .where(
+            ENTRIES.c.account.startswith("owner:"),
+            TRANSFERS.c.at_ms >= begin_ms,
+            TRANSFERS.c.at_ms < end_ms,
+        )
+        .group_by(TRANSFERS.c.namespace)
     )
 
 

@@ -171,6 +171,7 @@ class HoldRow(SQLModel, table=True):
     """A hold, named by its transfer. `terms` is encoded; `ended_by` is a transfer's number.
 
     A lease (`is_lease` 1) is charged by many captures; `returned` is what of it came back so far.
+    `owner_account`: whose share of the charge the terms name, if the job is one of a subcloud.
     """
 
     __tablename__ = "ledger_holds"
@@ -202,6 +203,7 @@ class HoldRow(SQLModel, table=True):
     usage_day: int = _big(server_default="0")
     is_lease: int = _big(server_default="0")
     returned: int = _big(server_default="0")
+    owner_account: str = _text(server_default="")
 
 
 class EntryRow(SQLModel, table=True):

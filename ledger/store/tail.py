@@ -17,6 +17,7 @@ from ledger.store.claim_checks import CLAIM_TAIL_CHECKS
 from ledger.store.dispute_checks import DISPUTE_TAIL_CHECKS
 from ledger.store.integrity import explain
 from ledger.store.lease_checks import LEASE_TAIL_CHECKS
+from ledger.store.subcloud_checks import OWNER_TAIL_CHECKS
 from ledger.store.tables import META, TRANSFERS
 
 OVERLAP_MS = 120_000
@@ -66,7 +67,8 @@ _TAIL_CHECKS: tuple[tuple[str, str], ...] = (
         "a hold, or the end of one, has a transfer but no matching record",
         "SELECT t.number FROM ledger_transfers t LEFT JOIN ledger_holds h "
         "ON h.number = t.hold_number WHERE t.number > :after "
-        "AND t.kind NOT IN ('grant', 'lease', 'leased_capture', 'lease_return', 'correction') "
+        "AND t.kind NOT IN ('grant', 'lease', 'leased_capture', 'lease_return', 'correction', "
+        "'stake', 'stake_return') "
         "AND (h.number IS NULL OR "
         "(t.kind <> 'hold' AND NOT (t.kind = 'claim' AND h.is_lease = 1) "
         "AND (h.ended_by IS NULL OR h.ended_by <> t.number)))",
@@ -86,6 +88,7 @@ _TAIL_CHECKS: tuple[tuple[str, str], ...] = (
     *LEASE_TAIL_CHECKS,
     *CLAIM_TAIL_CHECKS,
     *DISPUTE_TAIL_CHECKS,
+    *OWNER_TAIL_CHECKS,
 )
 
 

@@ -22,6 +22,7 @@ from ledger.rcp import Days, SeenNode, scores_digest, scores_of, seen_nodes
 from ledger.store.dispute_store import find_charge
 from ledger.store.dispute_tables import DISPUTE_DECISIONS, DISPUTES
 from ledger.store.rcp_queries import rcp_inputs, score_from_row
+from ledger.store.subcloud_counters import subcloud_problems
 from ledger.store.tables import RECORDS
 from ledger.store.usage_tables import RCP_EPOCHS, RCP_SCORES, USAGE, WORK
 from ledger.store.usage_writing import write_counters
@@ -34,6 +35,8 @@ from ledger.usage import (
     WorkKey,
     add_usage,
     add_work,
+    by_key,
+    by_node,
     captured_counts,
     day_of,
     duration_ms,
@@ -44,7 +47,7 @@ from p2p.errors import P2PError
 from p2p.job_messages import DeliveryCount
 from p2p.lease_messages import LeasedCapture, LeasedHold, LeaseReturn
 from p2p.ledger_messages import CaptureRequest, ReleaseRequest, TransferResult
-from p2p.prices import FeeRule, PriceTerms, exact_price, split_charge
+from p2p.prices import FeeRule, PriceTerms, Split, exact_price, split_charge
 from p2p.signing import Signed, open_signed
 from p2p.types import AccountId, NetworkId
 from p2p.usage_messages import RcpEpoch, UptimeRecord
@@ -121,7 +124,7 @@ def fill_counters(connection: Connection) -> None:
 
 def _count(connection: Connection, row: Any, found: Counters) -> None:
     terms = decode_message(row.terms, PriceTerms)
-    key = UsageKey(row.namespace, day_of(row.at_ms), row.key_id, terms.model_name)
+    key = _key(row, terms)
     if row.kind == "claim":
         _count_capture(connection, row, found, paid_legs(row.request))
         return
@@ -145,8 +148,7 @@ def _count_leased(connection: Connection, row: Any, found: Counters) -> None:
     body = decode_message(row.request, Signed).body
     if row.kind == "lease_return":
         gone = decode_message(body, LeaseReturn)
-        model = decode_message(row.terms, PriceTerms).model_name
-        key = UsageKey(row.namespace, day_of(row.at_ms), row.key_id, model)
+        key = _key(row, decode_message(row.terms, PriceTerms))
         if uncharged := gone.failed + gone.client_left:
             counts = Counts(uncharged, 0, gone.client_left, gone.failed)
             add_usage(found.usage, UsageEntry(key, counts))
@@ -179,7 +181,6 @@ def _count_capture(
     request: CaptureRequest | LeasedCapture | PaidLegs,
 ) -> None:
     terms = decode_message(row.terms, PriceTerms)
-    key = UsageKey(row.namespace, day_of(row.at_ms), row.key_id, terms.model_name)
     legs = [decode_message(leg.delivery.body, DeliveryCount) for leg in request.legs]
     counts = captured_counts(
         request.outcome,
@@ -187,22 +188,31 @@ def _count_capture(
         sum(leg.output_tokens for leg in legs),
         row.charged,
         duration_ms(row.issued_ms, row.expires_ms, [leg.at_ms for leg in legs]),
+        (split := _split(row, terms, legs)).owner,
     )
-    add_work(found.work, _work(connection, row, terms, legs))
-    add_usage(found.usage, UsageEntry(key, counts))
+    add_work(found.work, _work(connection, row, terms, legs, split))
+    add_usage(found.usage, UsageEntry(_key(row, terms), counts))
 
 
-def _work(
-    connection: Connection, row: Any, terms: PriceTerms, legs: list[DeliveryCount]
-) -> list[WorkEntry]:
-    """Give the work of a capture: whose it was is in the entries. Raises: ValueError."""
+def _key(row: Any, terms: PriceTerms) -> UsageKey:
+    day = day_of(row.at_ms)
+    return UsageKey(row.namespace, day, row.key_id, terms.model_name, terms.subcloud_id)
+
+
+def _split(row: Any, terms: PriceTerms, legs: list[DeliveryCount]) -> Split:
     weights = tuple(
         exact_price(terms, leg.input_tokens, leg.output_tokens, leg.cached_input_tokens)
         for leg in legs
     )
-    fees = FeeRule(row.gateway_basis_points, row.network_basis_points)
-    amounts = split_charge(row.charged, weights, fees).nodes
-    paid = [(leg.node_id, amount) for leg, amount in zip(legs, amounts, strict=True) if amount]
+    fees = FeeRule(row.gateway_basis_points, row.network_basis_points).under(terms)
+    return split_charge(row.charged, weights, fees)
+
+
+def _work(
+    connection: Connection, row: Any, terms: PriceTerms, legs: list[DeliveryCount], split: Split
+) -> list[WorkEntry]:
+    """Give the work of a capture: whose it was is in the entries. Raises: ValueError."""
+    paid = [(leg.node_id, amount) for leg, amount in zip(legs, split.nodes, strict=True) if amount]
     entries = connection.execute(text(_EARNED), {"number": row.number}).all()
     if [entry.amount for entry in entries] != [amount for _, amount in paid]:
         raise ValueError("its entries are not what its legs earned")
@@ -213,6 +223,7 @@ def _work(
                 day_of(row.at_ms),
                 node_id,
                 AccountId(entry.account.removeprefix("earnings:")),
+                terms.subcloud_id,
             ),
             1,
             amount,
@@ -230,16 +241,18 @@ def counter_problems(connection: Connection) -> Iterator[str]:
         UsageKey(row[0], row[1], row[2], row[3]): Counts(*row[4:])
         for row in connection.execute(select(USAGE))
     }
-    for usage_key in sorted({*usage, *made.usage}):
-        if usage.get(usage_key) != made.usage.get(usage_key):
-            yield f"the usage of {usage_key} is not what the transfers say"
+    of_keys, of_nodes = by_key(made.usage), by_node(made.work)
+    for usage_key in sorted({*usage, *of_keys}):
+        if usage.get(usage_key) != of_keys.get(usage_key):
+            yield f"the usage of {usage_key[:4]} is not what the transfers say"
     work = {
         WorkKey(row.namespace, row.day, row.node_id, row.account_id): (row.legs, row.earned)
         for row in connection.execute(select(WORK))
     }
-    for work_key in sorted({*work, *made.work}):
-        if work.get(work_key) != made.work.get(work_key):
-            yield f"the work of {work_key} is not what the transfers say"
+    for work_key in sorted({*work, *of_nodes}):
+        if work.get(work_key) != of_nodes.get(work_key):
+            yield f"the work of {work_key[:4]} is not what the transfers say"
+    yield from subcloud_problems(connection, made.usage, made.work)
 
 
 def epoch_problems(connection: Connection, network: NetworkId) -> Iterator[str]:

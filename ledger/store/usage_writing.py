@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import Connection, Table
 
 from ledger.book import Book
+from ledger.store.conduct_tables import SUBCLOUD_USAGE, SUBCLOUD_WORK
 from ledger.store.statements import Values, as_arrays, unnested
 from ledger.store.usage_tables import USAGE, WORK
-from ledger.usage import COUNTS, Counts, UsageKey, WorkKey
+from ledger.subcloud_usage import usage_by_subcloud
+from ledger.usage import COUNTS, SUBCLOUD_COUNTS, Counts, UsageKey, WorkKey, by_key, by_node
 
 
 def write_usage(connection: Connection, book: Book) -> None:
@@ -19,6 +21,7 @@ def write_usage(connection: Connection, book: Book) -> None:
     Rows are sorted, so that two processes never lock them in different orders.
     """
     write_counters(connection, book.consumed, book.worked)
+    write_subcloud_counters(connection, book.consumed, book.worked)
 
 
 def write_counters(
@@ -32,18 +35,38 @@ def write_counters(
     Args: counters: the first of `COUNTS`, as many as the table has (an old revision's has fewer).
     """
     width = len(counters)
-    rows = [(*key, *counts.values[:width]) for key, counts in sorted(usage.items())]
-    _add(connection, USAGE, counters, rows)
+    rows = [(*key[:4], *counts.values[:width]) for key, counts in sorted(by_key(usage).items())]
+    add_counters(connection, USAGE, counters, rows)
     rows = [
         (key.day, key.namespace, key.node_id, key.account_id, legs, earned)
-        for key, (legs, earned) in sorted(work.items())
+        for key, (legs, earned) in sorted(by_node(work).items())
     ]
-    _add(connection, WORK, ("legs", "earned"), rows)
+    add_counters(connection, WORK, ("legs", "earned"), rows)
 
 
-def _add(
+def write_subcloud_counters(
+    connection: Connection,
+    usage: Mapping[UsageKey, Counts],
+    work: Mapping[WorkKey, tuple[int, int]],
+) -> None:
+    """Add to the counters of subclouds, for their owners; jobs of the global pool have none."""
+    rows = [(*key, *counts.values) for key, counts in sorted(usage_by_subcloud(usage).items())]
+    add_counters(connection, SUBCLOUD_USAGE, SUBCLOUD_COUNTS, rows)
+    rows = [
+        (key.subcloud_id, key.day, key.node_id, key.account_id, key.namespace, legs, earned)
+        for key, (legs, earned) in sorted(work.items())
+        if key.subcloud_id
+    ]
+    add_counters(connection, SUBCLOUD_WORK, ("legs", "earned"), rows)
+
+
+def add_counters(
     connection: Connection, table: Table, counters: tuple[str, ...], rows: Sequence[Values]
 ) -> None:
+    """Add rows (keys, then counters, in the table's order) to what is there.
+
+    Each key comes once; rows are sorted, so that two processes never lock them in different orders.
+    """
     if not rows:
         return
     columns = [c for c in table.columns if c.primary_key or c.name in counters]

@@ -10,9 +10,11 @@ from typing import Any
 from sqlalchemy import Connection, update
 
 from ledger.book import Book
+from ledger.conduct import COUNTERS
 from ledger.log.sources import transfer_source
 from ledger.records import Account, Hold, HoldState, Transfer
 from ledger.store.claim_store import write_claims
+from ledger.store.conduct_tables import CONDUCT
 from ledger.store.dispute_store import write_disputes
 from ledger.store.exposure_store import write_exposures
 from ledger.store.log.writing import enqueue, write_batch, write_pending
@@ -32,7 +34,8 @@ from ledger.store.tables import (
     RECORDS,
     TRANSFERS,
 )
-from ledger.store.usage_writing import write_usage
+from ledger.store.token_store import write_token_uses
+from ledger.store.usage_writing import add_counters, write_usage
 from p2p.codec import encode_message
 from p2p.prices import PriceTerms
 
@@ -65,6 +68,8 @@ def write_book(connection: Connection, book: Book) -> None:
         _write_transfers(connection, book)
     if book.changed_exposures:
         write_exposures(connection, book)
+    if book.changed_token_uses or book.locked_tokens:
+        write_token_uses(connection, book)
     if book.changed_claims:
         write_claims(connection, book)
     if book.new_records or book.changed_bindings:
@@ -82,6 +87,9 @@ def write_book(connection: Connection, book: Book) -> None:
                 for r in book.new_records
             ],
         )
+    if book.conduct:
+        conduct = [(*key, *counts) for key, counts in sorted(book.conduct.items())]
+        add_counters(connection, CONDUCT, COUNTERS, conduct)
     if book.disputes.new_disputes or book.disputes.new_answers or book.disputes.new_decisions:
         write_disputes(connection, book)
 
@@ -187,6 +195,7 @@ def _hold_row(hold: Hold, number: int) -> Values:
         hold.usage_day,
         int(hold.is_lease),
         0,
+        hold.owner_account,
     )
 
 

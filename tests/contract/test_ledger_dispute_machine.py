@@ -23,6 +23,7 @@ from p2p.ledger_messages import TransferResult
 from tests.contract.test_ledger_store_machine import empty_ledger
 from tests.fakes.dispute_world import answer, decision, dispute, operator_tenant
 from tests.fakes.ledger_world import NETWORK, NODES, World
+from tests.fakes.subcloud_ledger import SHARED, SHARED_TERMS
 
 SOAK = os.environ.get("RESULTITY_SOAK") == "1"
 WINDOW_MS = 100_000
@@ -78,9 +79,10 @@ class DisputeMachine(RuleBasedStateMachine):
         assert isinstance(outcome, LedgerError), outcome
         assert outcome.code in codes
 
-    @rule(outputs=st.lists(st.integers(1, 60), min_size=1, max_size=3))
-    def charge(self, outputs: list[int]) -> None:
-        hold = self.world.hold(self.tenant, 900)
+    @rule(outputs=st.lists(st.integers(1, 60), min_size=1, max_size=3), shared=st.booleans())
+    def charge(self, outputs: list[int], shared: bool) -> None:
+        of = {"terms": SHARED_TERMS, "context": SHARED} if shared else {}
+        hold = self.world.hold(self.tenant, 900, **of)
         outcome = self.do(hold)
         if isinstance(outcome, LedgerError):
             assert outcome.code == "insufficient_funds"

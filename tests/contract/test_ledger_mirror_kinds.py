@@ -6,6 +6,7 @@ the audit knows it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,10 @@ from tests.fakes import claim_world
 from tests.fakes.dispute_world import answer, decision, dispute, operator_tenant
 from tests.fakes.lease_world import charge_leased, expire, give_back, lease
 from tests.fakes.ledger_log import use
-from tests.fakes.ledger_world import NODES, World
+from tests.fakes.ledger_world import NODES, Tenant, World
 from tests.fakes.mirrors import assert_same, running_mirror, running_primary
+from tests.fakes.stake_world import stake, unstake
+from tests.fakes.subcloud_ledger import SHARED, SHARED_TERMS, a_token, open_one
 
 
 async def _use_all(ledger: Ledger, world: World) -> None:
@@ -49,6 +52,9 @@ async def _use_all(ledger: Ledger, world: World) -> None:
         decision(world, hold, 120),
     ):
         await ledger.submit(operation)
+    await _use_subcloud(ledger, world, tenant)
+    for moved in (stake(world, tenant, 300), unstake(world, tenant), stake(world, tenant, 200)):
+        await ledger.submit(moved)
     claimed = world.hold(tenant, 500)
     for operation in (
         claimed,
@@ -58,6 +64,24 @@ async def _use_all(ledger: Ledger, world: World) -> None:
     world.now_ms += 60_000
     await ledger.expire_holds(world.now_ms)
     await ledger.submit(expire(world, short))
+
+
+async def _use_subcloud(ledger: Ledger, world: World, tenant: Tenant) -> None:
+    """A job that a token lets in, and one out of a lease: both pay the subcloud's owner."""
+    context = replace(SHARED, token=open_one(uses=2))
+    shared = {"terms": SHARED_TERMS, "context": context, "caller_token": a_token(uses=2)}
+    hold = world.hold(tenant, 2_000, **shared)  # type: ignore[arg-type]
+    leased = lease(world, tenant, 600, terms=SHARED_TERMS, context=SHARED, lifetime_ms=5_000)
+    for operation in (
+        hold,
+        world.capture(hold, [world.leg(hold, input_tokens=10, output_tokens=100)]),
+        dispute(world, tenant, hold, claimed=200),
+        decision(world, hold, 120),
+        leased,
+        charge_leased(world, leased, tenant, 40),
+        give_back(world, leased, final=True),
+    ):
+        await ledger.submit(operation)
 
 
 @pytest.mark.parametrize("sources_max", [2048, 1])

@@ -15,8 +15,9 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 
+from ledger.accounts import owner_account
 from ledger.errors import LedgerError
-from ledger.operations import Operation, PlaceHold
+from ledger.operations import OpenLease, Operation, PlaceHold
 from ledger.store.database import open_engine, prepare
 from ledger.store.group import Outcome, Store
 from ledger.store.integrity import check_integrity
@@ -25,10 +26,12 @@ from p2p.ledger_messages import TransferResult
 from tests.fakes.lease_machine import LeaseMachine
 from tests.fakes.ledger_databases import PostgresServer
 from tests.fakes.ledger_world import NETWORK, NODES, OTHER_GATEWAY, Tenant, World
+from tests.fakes.subcloud_ledger import OWNER, SHARED, SHARED_TERMS, owners_part
 
 SOAK = os.environ.get("RESULTITY_SOAK") == "1"
 TENANTS = 2
 GRANTED = 5_000
+_TOTAL = text("SELECT COALESCE(SUM(amount), 0) FROM ledger_entries")
 
 
 @functools.cache
@@ -51,6 +54,10 @@ class Model:
         self.spent = [0] * TENANTS
         self.granted = [0] * TENANTS
         self.holds: list[tuple[int, PlaceHold, str]] = []
+        self.owner = 0
+
+    def note_owner(self, payer: PlaceHold | OpenLease, charged: int) -> None:
+        self.owner += owners_part(charged) if payer.document.terms.subcloud_id else 0
 
     def end(self, place: int, state: str, charged: int) -> None:
         tenant, hold, _ = self.holds[place]
@@ -115,10 +122,12 @@ class LedgerMachine(LeaseMachine):
         tenant=st.integers(0, TENANTS - 1),
         maximums=st.lists(st.integers(0, 4_000), min_size=1, max_size=4),
         lifetime_ms=st.integers(1_000, 100_000),
+        shared=st.booleans(),
     )
-    def hold(self, tenant: int, maximums: list[int], lifetime_ms: int) -> None:
+    def hold(self, tenant: int, maximums: list[int], lifetime_ms: int, shared: bool) -> None:
+        of = {"terms": SHARED_TERMS, "context": SHARED} if shared else {}
         holds = [
-            self.world.hold(self.tenants[tenant], maximum, lifetime_ms=lifetime_ms)
+            self.world.hold(self.tenants[tenant], maximum, lifetime_ms=lifetime_ms, **of)
             for maximum in maximums
         ]
         outcomes = self.store.apply(holds, self.world.now_ms)
@@ -163,6 +172,7 @@ class LedgerMachine(LeaseMachine):
         else:
             assert self.accept(outcome).amount == charge
             self.model.end(place, "captured", charge)
+            self.model.note_owner(hold, charge)
 
     @precondition(lambda self: self.model.holds)
     @rule(data=st.data(), foreign=st.booleans())
@@ -231,6 +241,8 @@ class LedgerMachine(LeaseMachine):
                 assert view.granted == self.model.granted[number]
                 assert view.granted - view.available - view.held == self.model.spent[number]
             assert balance(connection, "mint") == -sum(self.model.granted)
+            assert balance(connection, owner_account(OWNER.account_id)) == self.model.owner
+            assert connection.execute(_TOTAL).scalar_one() == 0
             check_integrity(connection)
             self.check_history(connection)
 
@@ -261,7 +273,7 @@ class PostgresMachine(LedgerMachine):
 
 
 LedgerMachine.TestCase.settings = settings(
-    max_examples=2_000 if SOAK else 100, stateful_step_count=50 if SOAK else 30
+    max_examples=2_000 if SOAK else 50, stateful_step_count=50 if SOAK else 30
 )
 TestLedgerMachine = pytest.mark.timeout(7_200 if SOAK else 300)(LedgerMachine.TestCase)
 

@@ -19,6 +19,7 @@ from ledger.operations import (
 from ledger.receipts import settle
 from ledger.records import Binding, Hold, TransferKind
 from ledger.store.audit.report import Replay
+from ledger.store.audit.tokens import context_of
 from p2p.api_keys import lease_mac
 from p2p.job_messages import DeliveryCount, NodeReceipt
 from p2p.lease_messages import LeasedCapture, LeasedHold, LeaseRequest, LeaseReturn
@@ -83,6 +84,7 @@ def _opening(replay: Replay, lease: Hold, signed: Signed) -> OpenLease:
         lease.fees,
         NO_BOUND,
         NO_BOUND,
+        context=context_of(replay, lease, document),
     )
 
 

@@ -24,19 +24,23 @@ from ledger.operations import (
 )
 from ledger.records import ApiKeyEntry, Change, Namespace, TransferKind
 from ledger.rules import decide
+from ledger.stakes import ReturnStake, StakeSubcloud
 from ledger.store.audit.captures import NO_BOUND, capture, lease_operation, use_secret
 from ledger.store.audit.claims import claims_operation
 from ledger.store.audit.disputes import dispute_known, resolution
 from ledger.store.audit.limits import use_limits
 from ledger.store.audit.report import AuditReport, Leaves, Replay
+from ledger.store.audit.tokens import audit_tokens, context_of
 from ledger.store.loading import key_from_row
 from ledger.store.log.queries import logged_transfers
 from ledger.store.tables import API_KEYS, ENTRIES, GRANTS, HOLDS, NAMESPACES, TRANSFERS
 from ledger.store.usage_tables import USAGE, WORK
+from ledger.usage import COUNTS, by_key, by_node
 from p2p.api_keys import hold_mac
 from p2p.codec import decode_message, encode_message
 from p2p.ledger_messages import Grant, HoldRequest, ReleaseRequest
 from p2p.signing import Signed, open_signed
+from p2p.stake_messages import SubcloudStake, SubcloudUnstake
 from p2p.types import PeerId
 
 _PART = 500
@@ -66,6 +70,7 @@ def audit_transfers(
     _audit_ends(connection, ends, report)
     _audit_balances(connection, replay, final_keys, report)
     _audit_usage(connection, replay, report)
+    audit_tokens(connection, replay, report)
 
 
 def _number_parts(connection: Connection) -> Iterator[list[int]]:
@@ -192,6 +197,13 @@ def _operation(replay: Replay, transfer: LoggedTransfer) -> Operation:
         return MakeGrant(signed, open_signed(signed, Grant, network), NO_BOUND)
     if transfer.kind == TransferKind.CORRECTION:
         return resolution(replay, transfer)
+    if transfer.kind == TransferKind.STAKE:
+        stake = open_signed(signed, SubcloudStake, network)
+        return StakeSubcloud(signed, stake, network, 0, any_key=True)
+    if transfer.kind == TransferKind.STAKE_RETURN:
+        # Whether the subcloud had ended, only the policy of the moment knew.
+        back = open_signed(signed, SubcloudUnstake, network)
+        return ReturnStake(signed, back, True, any_key=True)
     if hold is None:
         raise IntegrityError("it belongs to no hold")
     match transfer.kind:
@@ -207,6 +219,7 @@ def _operation(replay: Replay, transfer: LoggedTransfer) -> Operation:
                 hold.model_digest,
                 hold.fees,
                 NO_BOUND,
+                context=context_of(replay, hold, document),
             )
         case TransferKind.CAPTURE:
             return capture(replay, transfer, signed)
@@ -281,11 +294,13 @@ def _audit_balances(
 
 def _audit_usage(connection: Connection, replay: Replay, report: AuditReport) -> None:
     usage = {tuple(row[:4]): tuple(row[4:]) for row in connection.execute(select(USAGE))}
-    expected = {tuple(key): counts.values for key, counts in replay.book.consumed.items()}
+    consumed, worked = by_key(replay.book.consumed), by_node(replay.book.worked)
+    width = len(COUNTS)
+    expected = {tuple(key[:4]): counts.values[:width] for key, counts in consumed.items()}
     report.compare("the usage by day", usage, expected)
     work = {
         (row.namespace, row.day, row.node_id, row.account_id): (row.legs, row.earned)
         for row in connection.execute(select(WORK))
     }
-    report.compare("the work by day", work, {tuple(k): v for k, v in replay.book.worked.items()})
+    report.compare("the work by day", work, {tuple(k[:4]): v for k, v in worked.items()})
     report.count("days of usage", len(usage))

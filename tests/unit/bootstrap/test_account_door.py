@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,25 @@ async def test_private_networks_are_counted_for_each_gateway(desk: Desk) -> None
     for number, gateway in enumerate((GATEWAY, OTHER_GATEWAY), 1):
         await carry(desk, founding(desk, number), "10.0.0.1", gateway)
         assert (await refused(desk, founding(desk, 9), "10.0.0.9", gateway)).code == "opening_limit"
+
+
+async def test_what_an_accounts_own_gateways_bring_counts_as_one_network(desk: Desk) -> None:
+    configure(desk, accounts_opened_per_hour_per_network_max=2)
+
+    async def bring(number: int, client: str, gateway: KeyPair) -> None:
+        who = caller(gateway)
+        assert who.certificate is not None
+        own = replace(who, certificate=replace(who.certificate, own_namespaces_only=True))
+        signed = encode_message(founding(desk, number))
+        body = wrap_opening(signed, client, gateway, NETWORK, desk.clock_ms()) if client else signed
+        await desk.handlers[methods.OPERATION](own, body)
+
+    await bring(1, "8.8.8.8", GATEWAY)
+    await bring(2, "", OTHER_GATEWAY)
+    for gateway, client in ((GATEWAY, "1.1.1.1"), (OTHER_GATEWAY, "9.9.9.9"), (OTHER_GATEWAY, "")):
+        with pytest.raises(RefusedError, match="one network"):
+            await bring(3, client, gateway)
+    await carry(desk, founding(desk, 3), "1.1.1.1")
 
 
 async def test_a_wrapper_is_signed_by_the_gateway_that_sends_it_now(desk: Desk) -> None:

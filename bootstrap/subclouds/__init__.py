@@ -1,0 +1,1 @@
+"""The subclouds' directory at a bootstrap."""
