@@ -17,10 +17,13 @@ from gateway.peer.dispatch import Dispatcher
 from gateway.peer.ledger_port import as_client_error
 from gateway.peer.services import Services
 from gateway.peer.snapshots import Snapshots
+from gateway.subcloud_view import NoSubclouds, SubcloudView
+from gateway.subclouds.placing import GLOBAL_PLACE
 from ledger import methods
 from ledger.client import Call
 from p2p.api_keys import ApiKey
 from p2p.errors import DeadlineError, MalformedError, P2PError, RateLimitedError, RefusedError
+from p2p.types import NetworkId
 from p2p.usage_messages import UsageRow
 
 
@@ -64,13 +67,24 @@ class Backend:
         services: Services,
         snapshots: Snapshots,
         call: Call,
+        subclouds: SubcloudView | None = None,
     ) -> None:
         """`call` asks the bootstrap (for carried documents)."""
+        self.subclouds: SubcloudView = subclouds or NoSubclouds()
         self._bridge = bridge
         self._dispatcher = dispatcher
         self._services = services
         self._snapshots = snapshots
         self._call = call
+
+    @property
+    def network(self) -> NetworkId:
+        """The network's ID (thread-safe)."""
+        return self._services.network
+
+    def now_ms(self) -> int:
+        """The time (thread-safe)."""
+        return self._services.clock_ms()
 
     @property
     def bridge(self) -> Bridge:
@@ -90,14 +104,17 @@ class Backend:
         """Start a job. Raises: StoppingError."""
         return self._bridge.submit(lambda pipe: self._dispatcher.run_job(job, pipe))
 
-    async def models(self, key: ApiKey) -> list[ModelCard]:
-        """The models that this key can use now. Raises: GatewayError."""
+    async def models(self, key: ApiKey, subcloud: str = "") -> list[ModelCard]:
+        """The models that this key can use now: in its default place, or in the subcloud that is
+        named (behind an `@` then). Raises: GatewayError."""
 
         async def work() -> list[ModelCard]:
-            payer = await self._services.keys.check(key)
-            allowed = payer.record.models
-            cards = self._snapshots.model_cards()
-            return [card for card in cards if not allowed or card.name in allowed]
+            record = (await self._services.keys.check(key)).record
+            allowed, named = record.models, subcloud or record.limits.default_subcloud
+            placing, suffix = self._services.placing, f"@{subcloud}" if subcloud else ""
+            place = await placing.at(named, record) if named else GLOBAL_PLACE
+            cards = self._snapshots.model_cards(place, suffix)
+            return [c for c in cards if not allowed or c.name.removesuffix(suffix) in allowed]
 
         return await self._bridge.call(work)
 
@@ -154,6 +171,14 @@ class Backend:
 
         async def work() -> dict[str, Any]:
             return make(self._snapshots)
+
+        return await self._bridge.call(work)
+
+    async def subcloud(self, name: str) -> dict[str, Any]:
+        """The public facts of one subcloud, made in trio; empty if it is not known."""
+
+        async def work() -> dict[str, Any]:
+            return self._snapshots.subcloud(name)
 
         return await self._bridge.call(work)
 

@@ -9,6 +9,14 @@ GatewayError
 │   ├── ContextLengthError       400 context_length_exceeded (both numbers)
 │   ├── AuthenticationError      401 invalid_api_key
 │   ├── NotAllowedError          403 the key does not allow this
+│   │   ├── CallerNotAllowedError    403 caller_not_allowed (by the subcloud's policy)
+│   │   ├── CallerTokenError         403 caller_token_refused
+│   │   ├── GatewayNotAdmittedError  403 gateway_not_admitted (by the subcloud's policy)
+│   │   ├── GatewayPrivateError      403 gateway_private (it serves its own account's keys only)
+│   │   ├── SubcloudPriceError       403 subcloud_price (above the policy's ceiling)
+│   │   └── SubcloudClosedError      403 subcloud_closed (expired, ended, banned)
+│   ├── SubcloudConflictError    400 subcloud_conflict (two subclouds in one request)
+│   ├── SubcloudUnknownError     404 subcloud_not_found (how to name one)
 │   ├── ModelUnknownError        404 model_not_found (what exists)
 │   ├── RouteUnknownError        404 unknown_url
 │   ├── MethodNotAllowedError    405 method_not_allowed
@@ -18,6 +26,8 @@ GatewayError
 │   ├── RateLimitError           429 rate_limit_exceeded
 │   ├── CreditLeasedError        429 credit_leased (how much, until when)
 │   ├── NoNodeError              503 no_node_available (which filter removed how many)
+│   │   └── NoMemberError            503 no_member_available (which criterion removed how many)
+│   ├── SubcloudUnavailableError 503 subcloud_unavailable (its policy is not known here yet)
 │   ├── LedgerUnavailableError   503 ledger_unavailable
 │   ├── GatewayFullError         503 gateway_exposure (limit, use and reset)
 │   └── StoppingError            503 gateway_stopping
@@ -124,6 +134,55 @@ class NotAllowedError(RequestError):
     code = "key_not_allowed"
 
 
+class CallerNotAllowedError(NotAllowedError):
+    """The subcloud's policy does not admit this caller."""
+
+    code = "caller_not_allowed"
+
+
+class CallerTokenError(NotAllowedError):
+    """The subcloud's bearer token is not good (any more)."""
+
+    code = "caller_token_refused"
+
+
+class GatewayNotAdmittedError(NotAllowedError):
+    """The subcloud's policy does not let this gateway send jobs."""
+
+    code = "gateway_not_admitted"
+
+
+class GatewayPrivateError(NotAllowedError):
+    """This gateway serves the keys of its own account only."""
+
+    code = "gateway_private"
+
+
+class SubcloudPriceError(NotAllowedError):
+    """The model costs more than the subcloud's policy lets it cost."""
+
+    code = "subcloud_price"
+
+
+class SubcloudClosedError(NotAllowedError):
+    """The subcloud's policy has expired or ended, or the network has banned it."""
+
+    code = "subcloud_closed"
+
+
+class SubcloudConflictError(RequestError):
+    """A request names two different subclouds."""
+
+    code = "subcloud_conflict"
+
+
+class SubcloudUnknownError(RequestError):
+    """There is no such subcloud in this network."""
+
+    status = 404
+    code = "subcloud_not_found"
+
+
 class ModelUnknownError(RequestError):
     """There is no such model in this network."""
 
@@ -188,6 +247,18 @@ class NoNodeError(RetryLaterError):
     """No node takes the job now (the message says why not, without naming nodes)."""
 
     code = "no_node_available"
+
+
+class NoMemberError(NoNodeError):
+    """No member of the subcloud may or can take the job now (the message says why not)."""
+
+    code = "no_member_available"
+
+
+class SubcloudUnavailableError(RetryLaterError):
+    """The subcloud's policy in force is not known everywhere yet."""
+
+    code = "subcloud_unavailable"
 
 
 class LedgerUnavailableError(RetryLaterError):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.errors import GatewayError
 from p2p.api_keys import ApiKey
 from p2p.embeddings import CHAT
 from p2p.logprob_messages import TokenLogprob
+from p2p.signing import Signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,9 @@ class ChatJob:
         task: `chat` or `embeddings` (p2p.embeddings); `size.messages` are the inputs then.
         dimensions: to how many numbers its vectors are to be cut, or None.
         accept_unverified: whether a model that nobody can verify may answer.
+        model: as it was asked for: it may name a subcloud after an `@`.
+        subcloud: the subcloud that the request's own field names, or empty.
+        caller_token: the token that lets the caller into a subcloud, if one was shown.
     """
 
     job_id: bytes
@@ -57,16 +61,24 @@ class ChatJob:
     task: str = CHAT
     dimensions: int | None = None
     accept_unverified: bool = False
+    subcloud: str = ""
+    caller_token: Signed | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiptNote:
-    """The consumer receipt as it is attached to an answer (base64 and hex where they are texts)."""
+    """The consumer receipt as it is attached to an answer (base64 and hex where they are texts).
+
+    `subcloud`: whose members served (its ID), or that was asked for if the job `fell_back` to the
+    global pool; empty for a job of the global pool.
+    """
 
     receipt: str
     job_id: str
     price_microcredits: int
     salt: str
+    subcloud: str = ""
+    fell_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,14 @@ COURIER_BODY_BYTES_MAX = 64 * 1024
 COURIER_RATE_PER_S = 5.0
 COURIER_BURST = 40.0
 COURIER_CLIENTS_MAX = 4096
+SUBCLOUD_BODY_BYTES_MAX = 512 * 1024
+"""A policy (128 KiB) with handovers and the keys of its accounts, in base64."""
+SUBCLOUD_CANDIDATES_MAX = 200
+SUBCLOUD_RATE_PER_S = 10.0
+SUBCLOUD_BURST = 80.0
+"""A steward of ten subclouds, and a person beside it, at one address."""
+UNKNOWN_SIGNERS_PER_S, UNKNOWN_SIGNERS_BURST = 0.5, 30.0
+"""Documents for the bootstraps that no delegate known here signed; they take 2/s of a gateway."""
 USAGE_ROWS_MAX = 20_000
 """Ten pages of the ledger: a key with ten models for five years."""
 STATUS_CACHE_S = 1.0
@@ -134,9 +142,59 @@ left)."""
 DISCOVERY_INTERVAL_S = 20.0
 PROVIDERS_DIALLED_MAX = 16
 
+# --- subclouds ----------------------------------------------------------------------------------
+LEAVES_REMEMBERED_MAX = 50_000
+"""Nodes that left a subcloud or were removed from it: a cooldown is kept for each."""
+STATEMENTS_PER_SESSION_PER_S = 1.0
+STATEMENTS_PER_SESSION_BURST = 20.0
+"""A statement costs half a millisecond to verify and judge; more often than this none changes."""
+SUBCLOUD_TICK_S = 1.0
+"""How often time alone is looked at: expired statements, who is beyond the number of members."""
+DENIAL_S = 10.0
+"""A node that says that it is no member, or left the global pool, is believed for so long; then
+what it signed counts again."""
+EXPLANATION_CACHE_S = 1.0
+"""Counting why members do not qualify looks at all of them: at most once a second for a model."""
+EXPLANATIONS_CACHED_MAX = 4096
+NODES_AT_ONCE_MAX = 100
+"""So many nodes are judged anew before other work has its turn: about ten milliseconds."""
+NAME_MISSING_CACHE_S = 5.0
+"""A name that no bootstrap knows is not asked for again at once."""
+NAMES_CACHED_MAX = 10_000
+NAME_LOOKUPS_MAX = 16
+"""At the same time: unknown names must not crowd out other calls."""
+SUBCLOUD_PAGES_CACHED_MAX = 256
+SUBCLOUDS_LISTED_MAX = 1000
+SUBCLOUD_VIEW_MEMBERS_MAX = 2000
+"""Of a public page, and of an owner's view: a few hundred kilobytes of JSON."""
+JOINS_INTERVAL_S = 30.0
+"""How often a bootstrap is asked since when members are in, where a cooldown or a number counts."""
+
 # --- the ledger's log -------------------------------------------------------------------------
 LOG_POLL_S = 5.0
 """Gossip tells of a new checkpoint every ten seconds; asking finds what gossip does not carry."""
+
+# --- evidence about nodes -----------------------------------------------------------------------
+GEOIP_FILE_BYTES_MAX = 256 << 20
+"""Kept in memory; files of countries have 4 to 10 MB, those of cities 60 to 130."""
+GEOIP_LOOK_S = 30.0
+GEOIP_CACHE_ENTRIES_MAX = 4096
+OWN_BENCHMARKS_PER_NODE_MAX = 16
+BENCHMARK_LOOK_S = 5.0
+BENCHMARK_RETRY_S = 600.0
+"""After a timed job that failed, or a node that was too busy for one."""
+BENCHMARK_TRIES_KEPT_MAX = 10_000
+
+# --- conduct of members -------------------------------------------------------------------------
+CONDUCT_INTERVAL_S = 20.0
+"""The ledger counts by minutes; only policies that ask for trust or service are asked about."""
+CONDUCT_MEMBERS_MAX = 10_000
+CONDUCT_OVERLAP_MS = 120_000
+"""A minute that was not over when it was asked for, and clocks that differ."""
+CONDUCT_SILENCE_MS_MAX = 3_600_000
+CONDUCT_PAGES_MAX = 100
+CONDUCT_REPUTATIONS_PER_ROUND = 200
+"""Each is a month of counts that the ledger adds up."""
 
 # --- stopping ---------------------------------------------------------------------------------
 STOP_GRACE_S = 10.0

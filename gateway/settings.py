@@ -24,11 +24,16 @@ class GatewaySettings:
         bootstraps: multiaddresses that end in `/p2p/<peer ID>`.
         listen: multiaddresses to listen on for other peers.
         certificate: file with the gateway's certificate chain (`encode_messages` of its parts).
+        binding: instead of it: an account's file that makes this gateway its own, for the account's
+            own namespaces (`resultity account certify-gateway`).
         http_port: 0 takes a free one.
         mirrors: multiaddresses of mirrors that are asked about the ledger's log.
         announce: multiaddresses that others are told to dial instead of what is listened on.
+        geoip_file: a MaxMind DB of countries (`.mmdb`), for subclouds that want members' addresses
+            to be consistent with their countries.
         reachable: whether nodes are told to dial this gateway: `auto` asks the bootstrap to dial
             back, `yes` and `no` do as they say.
+        pre_shared_key_file: the key of a network of one's own; None: the network has none.
         stop_grace_s: how long running answers may go on after a stop was asked for.
         use_leases: whether jobs may be paid from leases; if not, each gets a hold of its own.
     Raises: GatewaySetupError.
@@ -37,7 +42,8 @@ class GatewaySettings:
     data_dir: Path
     network: str
     bootstraps: tuple[str, ...]
-    certificate: Path
+    certificate: Path | None = None
+    binding: Path | None = None
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
     http_host: str = "127.0.0.1"
     http_port: int = 8420
@@ -46,12 +52,20 @@ class GatewaySettings:
     mirrors: tuple[str, ...] = ()
     announce: tuple[str, ...] = ()
     reachable: str = "auto"
+    geoip_file: Path | None = None
+    pre_shared_key_file: Path | None = None
 
     def __post_init__(self) -> None:
         try:
             parse_network_id(self.network)
         except P2PError as error:
             raise GatewaySetupError(str(error), param="network") from error
+        if (self.certificate is None) == (self.binding is None):
+            raise GatewaySetupError(
+                "a gateway needs a certificate of the authority or a binding of its account: "
+                "give one of them",
+                param="certificate",
+            )
         if not self.bootstraps:
             raise GatewaySetupError("a gateway needs at least one bootstrap", param="bootstraps")
         for address in (*self.bootstraps, *self.listen, *self.mirrors, *self.announce):

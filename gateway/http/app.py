@@ -15,6 +15,7 @@ from gateway.http.errors import on_exception, on_gateway_error, on_http_exceptio
 from gateway.http.ledger_courier import LedgerCourier
 from gateway.http.models import ModelEndpoints
 from gateway.http.status import StatusEndpoints
+from gateway.http.subclouds import SubcloudEndpoints
 from gateway.http.usage import UsageEndpoint
 
 CHAT_PATH = "/v1/chat/completions"
@@ -57,9 +58,12 @@ def make_app(backend: Backend) -> FrontDoor:
             Route("/status/peers", status.peers, methods=["GET"]),
             Route("/status/models", status.models, methods=["GET"]),
             Route("/status/network", status.network, methods=["GET"]),
+            Route("/status/subclouds", status.subclouds, methods=["GET"]),
+            Route("/status/subclouds/{name}", status.subcloud, methods=["GET"]),
             Route("/status/log", status.log, methods=["GET"]),
             Route("/resultity/v1/network", status.verification, methods=["GET"]),
             Route("/resultity/v1/ledger/{kind}", courier.carry, methods=["POST"]),
+            *SubcloudEndpoints(backend).routes(),
         ]
     )
     app.add_exception_handler(GatewayError, on_gateway_error)

@@ -26,6 +26,7 @@ from gateway.http.errors import error_response, failure_response
 from gateway.http.logprobs import logprobs_in_turns, logprobs_json
 from gateway.http.openai_types import ChatRequest, parse_chat_request
 from gateway.http.requests import JOB_ID_BYTES, api_key_of, read_body
+from gateway.http.resultity_options import caller_token_of, subcloud_of
 from gateway.http.sse import ChunkWriter, call_object, error_event, note_of, usage_of
 from gateway.jobs import ChatJob, Delta, Done, Ended, Failed, JobEvent, texts_as_one
 from gateway.limits import BODY_BYTES_MAX, CLIENT_WRITE_TIMEOUT_S
@@ -69,6 +70,8 @@ class ChatEndpoint:
                 choices=chat.choices,
                 top_logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
                 accept_unverified=chat.accepts_unverified,
+                subcloud=subcloud_of(chat.resultity),
+                caller_token=caller_token_of(chat.resultity, request),
             )
             pipe = self._backend.submit(job)
         except ClientDisconnect:

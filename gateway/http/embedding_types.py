@@ -16,7 +16,11 @@ import pydantic
 from pydantic import Field
 
 from gateway.errors import InternalError, InvalidRequestError
-from gateway.http.resultity_options import ResultityOptions
+from gateway.http.resultity_options import (
+    ADDRESSED_MODEL_CHARACTERS_MAX,
+    ResultityOptions,
+    subcloud_of,
+)
 from gateway.http.sse import note_of
 from gateway.jobs import ChatJob, Done, RequestSize
 from p2p.api_keys import ApiKey
@@ -24,9 +28,9 @@ from p2p.embeddings import EMBEDDINGS, request_json, vector_numbers
 from p2p.limits import (
     EMBEDDING_DIMENSIONS_MAX,
     EMBEDDING_INPUTS_MAX,
-    NAME_CHARACTERS_MAX,
     REQUEST_BYTES_MAX,
 )
+from p2p.signing import Signed
 
 _TOKEN_ID_MAX = 2**32 - 1
 _FORMS = "a text, a list of texts, a list of token IDs, or a list of lists of token IDs"
@@ -37,7 +41,7 @@ class EmbeddingsRequest(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="ignore")
 
-    model: Annotated[str, Field(min_length=1, max_length=NAME_CHARACTERS_MAX)]
+    model: Annotated[str, Field(min_length=1, max_length=ADDRESSED_MODEL_CHARACTERS_MAX)]
     input: Any
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1, le=EMBEDDING_DIMENSIONS_MAX, strict=True)] | None = None
@@ -50,7 +54,15 @@ class EmbeddingsRequest(pydantic.BaseModel):
         """
         return _inputs(self.input)
 
-    def job(self, *, job_id: bytes, key: ApiKey, body: bytes, source: str) -> ChatJob:
+    def job(
+        self,
+        *,
+        job_id: bytes,
+        key: ApiKey,
+        body: bytes,
+        source: str,
+        caller_token: Signed | None = None,
+    ) -> ChatJob:
         """The job that answers this. Raises: InvalidRequestError."""
         inputs = self.inputs()
         data = request_json(inputs, self.dimensions)
@@ -75,6 +87,8 @@ class EmbeddingsRequest(pydantic.BaseModel):
             task=EMBEDDINGS,
             dimensions=self.dimensions,
             accept_unverified=bool(self.resultity and self.resultity.accept_unverified),
+            subcloud=subcloud_of(self.resultity),
+            caller_token=caller_token,
         )
 
 

@@ -19,6 +19,7 @@ from gateway.bridge import Pipe
 from gateway.http.embedding_types import EmbeddingsRequest, answer_body, parse_embeddings_request
 from gateway.http.errors import failure_response
 from gateway.http.requests import JOB_ID_BYTES, api_key_of, read_body
+from gateway.http.resultity_options import caller_token_of
 from gateway.jobs import Done, Failed, JobEvent
 from gateway.limits import BODY_BYTES_MAX, CLIENT_WRITE_TIMEOUT_S
 
@@ -44,7 +45,8 @@ class EmbeddingsEndpoint:
             body = await read_body(request, BODY_BYTES_MAX)
             wanted = parse_embeddings_request(body)
             source = request.client.host if request.client is not None else ""
-            job = wanted.job(job_id=job_id, key=key, body=body, source=source)
+            token = caller_token_of(wanted.resultity, request)
+            job = wanted.job(job_id=job_id, key=key, body=body, source=source, caller_token=token)
             answer = await self._answer(wanted, self._backend.submit(job), receive)
             if answer is None:
                 return

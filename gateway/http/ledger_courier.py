@@ -10,23 +10,16 @@ import base64
 import binascii
 import json
 import math
-import time
-from collections import OrderedDict
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from gateway.backend import Backend
-from gateway.errors import InvalidRequestError, RateLimitError, RouteUnknownError
+from gateway.errors import InvalidRequestError, RouteUnknownError
+from gateway.http.client_rates import ClientRates
 from gateway.http.requests import read_body
-from gateway.limits import (
-    COURIER_BODY_BYTES_MAX,
-    COURIER_BURST,
-    COURIER_CLIENTS_MAX,
-    COURIER_RATE_PER_S,
-)
+from gateway.limits import COURIER_BODY_BYTES_MAX
 from ledger import methods
-from p2p.token_bucket import TokenBucket
 
 _METHODS = {
     "operation": methods.OPERATION,
@@ -35,6 +28,7 @@ _METHODS = {
     "account": methods.ACCOUNT,
     "keys": methods.KEYS,
     "usage": methods.USAGE,
+    "subcloud_usage": methods.SUBCLOUD_USAGE,
     "rcp": methods.RCP,
     "inclusion": methods.LOG_INCLUSION,
     "consistency": methods.LOG_CONSISTENCY,
@@ -43,6 +37,7 @@ _METHODS = {
 }
 _STATUS = {
     "not_authorized": 403,
+    "unknown_subcloud": 404,
     "invite_refused": 403,
     "rate_limited": 429,
     "opening_limit": 429,
@@ -58,15 +53,14 @@ class LedgerCourier:
     def __init__(self, backend: Backend) -> None:
         """Carry through this backend."""
         self._backend = backend
-        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._rates = ClientRates("ledger requests")
 
     async def carry(self, request: Request) -> Response:
         """Carry one document: `{"signed": base64}` -> `{"result": base64}`."""
         method = _METHODS.get(request.path_params["kind"])
         if method is None:
             raise RouteUnknownError(f"There is no {request.url.path[:100]}.")
-        client = request.client.host if request.client is not None else ""
-        self._limit(client)
+        client = self._rates.take(request)
         try:
             signed = _signed_of(await read_body(request, COURIER_BODY_BYTES_MAX))
         except ClientDisconnect:
@@ -84,18 +78,6 @@ class LedgerCourier:
         if answer.retry_after_s is not None:
             headers["Retry-After"] = str(math.ceil(answer.retry_after_s))
         return JSONResponse({"error": error}, _STATUS.get(answer.code, 400), headers)
-
-    def _limit(self, client: str) -> None:
-        now_s = time.monotonic()
-        bucket = self._buckets.get(client)
-        if bucket is None:
-            bucket = self._buckets[client] = TokenBucket(COURIER_RATE_PER_S, COURIER_BURST, now_s)
-            if len(self._buckets) > COURIER_CLIENTS_MAX:
-                self._buckets.popitem(last=False)
-        if not bucket.take(now_s):
-            raise RateLimitError(
-                "Too many ledger requests from this address.", retry_after_s=bucket.wait_s()
-            )
 
 
 def _signed_of(body: bytes) -> bytes:

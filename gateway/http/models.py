@@ -11,6 +11,7 @@ from gateway.backend import Backend
 from gateway.errors import ModelUnknownError
 from gateway.http.requests import api_key_of
 from gateway.jobs import ModelCard
+from p2p.limits import NAME_CHARACTERS_MAX
 
 
 def _card(card: ModelCard) -> dict[str, Any]:
@@ -32,14 +33,16 @@ class ModelEndpoints:
         self._backend = backend
 
     async def list(self, request: Request) -> Response:
-        """All models that can be used now."""
-        cards = await self._backend.models(api_key_of(request))
+        """All models that can be used now; with `?subcloud=NAME`, those of that subcloud."""
+        subcloud = request.query_params.get("subcloud", "")[:NAME_CHARACTERS_MAX]
+        cards = await self._backend.models(api_key_of(request), subcloud)
         return JSONResponse({"object": "list", "data": [_card(card) for card in cards]})
 
     async def get(self, request: Request) -> Response:
         """One model. Raises: ModelUnknownError."""
         name = request.path_params["name"]
-        cards = await self._backend.models(api_key_of(request))
+        subcloud = name.rpartition("@")[2] if "@" in name else ""
+        cards = await self._backend.models(api_key_of(request), subcloud)
         for card in cards:
             if card.name == name:
                 return JSONResponse(_card(card))

@@ -26,11 +26,10 @@ from gateway.http.chat_messages import (
     check_message,
     text_bytes,
 )
-from gateway.http.resultity_options import ResultityOptions
+from gateway.http.resultity_options import ADDRESSED_MODEL_CHARACTERS_MAX, ResultityOptions
 from gateway.jobs import RequestSize
 from p2p.limits import (
     CHOICES_MAX,
-    NAME_CHARACTERS_MAX,
     REQUEST_BYTES_MAX,
     TOP_LOGPROBS_MAX,
 )
@@ -66,7 +65,7 @@ class ChatRequest(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="ignore", allow_inf_nan=False)
 
-    model: Annotated[str, Field(min_length=1, max_length=NAME_CHARACTERS_MAX)]
+    model: Annotated[str, Field(min_length=1, max_length=ADDRESSED_MODEL_CHARACTERS_MAX)]
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MESSAGES_MAX)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -32,7 +32,7 @@ def usage_of(done: Done) -> dict[str, Any]:
 
 
 def note_of(note: ReceiptNote, answer_text: str | None = None) -> dict[str, Any]:
-    """The `resultity` object that an answer carries: the consumer receipt.
+    """The `resultity` object that an answer carries: the receipt, and whose members served.
 
     `answer_text`: the text that the receipt is over, where the answer does not show it as it is.
     """
@@ -42,6 +42,10 @@ def note_of(note: ReceiptNote, answer_text: str | None = None) -> dict[str, Any]
         "price_microcredits": note.price_microcredits,
         "salt": note.salt,
     }
+    if note.subcloud:
+        shown["subcloud"] = note.subcloud
+        if note.fell_back:
+            shown["fallback"] = True
     if answer_text is not None:
         shown["answer_text"] = answer_text
     return shown

@@ -51,7 +51,8 @@ class Announcer:
         self._network = network
         self._uplink = uplink
         self._key_pair = key_pair
-        self._chain = chain
+        self.chain = chain
+        """Our certificate; set anew when it was renewed."""
         self._reachable = reachable
         self._clock_ms = clock_ms
         self._sequence = 0
@@ -71,7 +72,7 @@ class Announcer:
             sequence=self._sequence,
             issued_ms=now_ms,
             expires_ms=now_ms + int(GATEWAY_STATEMENT_LIFETIME_S * 1000),
-            chain=self._chain,
+            chain=self.chain,
             addresses=self.addresses,
             software=SOFTWARE,
         )

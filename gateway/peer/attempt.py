@@ -93,15 +93,20 @@ class Attempt:
         "_unverified",
         "_vectors",
         "_verified",
+        "accepted",
+        "blameless",
         "cached_input_tokens",
         "detail",
         "ending",
         "finish_reason",
+        "first_output_s",
         "input_tokens",
+        "last_output_s",
         "node_id",
         "offer",
         "offer_hash",
         "output_tokens",
+        "paid_s",
         "phase",
         "progress_s",
         "refusal",
@@ -135,7 +140,13 @@ class Attempt:
         self.input_tokens = 0
         self.cached_input_tokens = 0
         self.output_tokens = 0
-        self.started_s = self.progress_s = now_s
+        self.started_s = self.progress_s = self.paid_s = now_s
+        self.first_output_s: float | None = None
+        self.last_output_s = now_s
+        self.accepted: Signed | None = None
+        """The node's Accept; its signature is checked only where it proves something."""
+        self.blameless = False
+        """Whether what ended the attempt was not the node's fault, whatever its ending."""
         self._top_logprobs = top_logprobs
         self._vectors = vectors
         self._unverified = unverified
@@ -181,6 +192,7 @@ class Attempt:
         self.input_tokens = accept.input_tokens
         if self._unverified is not None:
             self._unverified.accept(accept.input_tokens)
+        self.accepted = frame.accept
         self.phase = Phase.ACCEPTED
         self.progress_s = now_s
 
@@ -208,7 +220,9 @@ class Attempt:
             self._finished[frame.choice] = True
         self.phase = Phase.STREAMING
         if frame.token_ids or frame.text or frame.finish:  # what is empty is no progress
-            self.progress_s = now_s
+            self.progress_s = self.last_output_s = now_s
+            if self.first_output_s is None:
+                self.first_output_s = now_s
 
     def _check_text(self, text: str, tokens: int) -> None:
         if self._vectors is not None:
@@ -281,6 +295,11 @@ class Attempt:
         self.detail = detail
 
     # --- time -----------------------------------------------------------------------------------
+    def paid(self, now_s: float) -> None:
+        """The node has its voucher from now on: the time that the ledger took is not the node's."""
+        self.progress_s = max(self.progress_s, now_s)
+        self.paid_s = now_s
+
     def overdue(self, now_s: float) -> str | None:
         """Say which deadline the node missed, if any."""
         silent_s = now_s - self.progress_s

@@ -35,15 +35,19 @@ from gateway.peer.embedding_jobs import check_task, quote_embeddings
 from gateway.peer.keys import Payer
 from gateway.peer.leases import LeasedVoucher, LocalHold
 from gateway.peer.ledger_port import as_client_error
+from gateway.peer.observing import NOTHING_OBSERVED, Observations
+from gateway.peer.routing import Wanted
 from gateway.peer.services import Services
 from gateway.peer.sessions import NodeSession
 from gateway.peer.unverified import check_accepted
+from gateway.subclouds.placing import Place
+from gateway.subclouds.selection import with_fallback
 from p2p.api_keys import ApiKey
 from p2p.embeddings import EMBEDDINGS
 from p2p.errors import P2PError, RefusedError
-from p2p.key_limits import network_of
+from p2p.key_limits import allows_subcloud, network_of
 from p2p.ledger_messages import CaptureLeg, HoldResult
-from p2p.network_configuration import ApprovedModel, price_terms
+from p2p.network_configuration import ApprovedModel
 from p2p.signing import Signed
 
 log = logging.getLogger(__name__)
@@ -62,8 +66,10 @@ class Funding:
         model: ApprovedModel,
         quote: Quote,
         source_network: str,
+        place: Place,
     ) -> None:
         self.payer = payer
+        self.place = place
         self._source_network = source_network
         self._tokens_taken = services.key_rates.take(
             payer.record, quote.input_tokens_max + quote.output_tokens_sum_max
@@ -104,12 +110,15 @@ class Funding:
     def take_leased(self) -> bool:
         """Take the job's maximum out of a lease, without a word to the ledger. Returns: whether
         one had room."""
+        if self.place.caller_token is not None:
+            return False  # its uses are counted, by the ledger, with each hold
         wanted = LocalHold(
             self._job.job_id,
             self.quote.maximum,
             self.deadline_ms,
             self._lifetime_ms,
             self._source_network,
+            self.place.caller_network,
         )
         self.leased = self._services.leases.take(self.payer, self.quote.terms, wanted)
         if self.leased is not None:
@@ -161,6 +170,8 @@ class Funding:
                     terms=self.quote.terms,
                     expires_ms=services.clock_ms() + self._lifetime_ms,
                     source_network=self._source_network,
+                    caller_token=self.place.caller_token,
+                    caller_network=self.place.caller_network,
                 )
             except RefusedError as error:
                 full = error.code == "gateway_exposure"
@@ -188,16 +199,23 @@ class Funding:
             session.send_voucher(number, voucher, chain)
 
     # --- the end --------------------------------------------------------------------------------
-    def journal_running(self, legs: Sequence[CaptureLeg]) -> None:
+    def journal_running(self, legs: Sequence[CaptureLeg], observed: Observations) -> None:
         """Note what would be captured if the gateway ended now; nothing once `owe` was called."""
         if not self.is_owed:
-            self._services.settlement.journal_running(self.hold_id, legs, self._leased_hold)
+            settlement, leased = self._services.settlement, self._leased_hold
+            settlement.journal_running(self.hold_id, legs, leased, observed)
 
-    def owe(self, legs: Sequence[CaptureLeg], outcome: JobOutcome) -> Signed:
+    def owe(
+        self,
+        legs: Sequence[CaptureLeg],
+        outcome: JobOutcome,
+        observed: Observations = NOTHING_OBSERVED,
+    ) -> Signed:
         """Journal the capture by these legs, which `capture` sends: under this ID only, so that
         it is settled once whether a restart sends it or we do."""
         self.is_owed = True
-        return self._services.settlement.owe(self.hold_id, legs, outcome.value, self._leased_hold)
+        settlement, leased = self._services.settlement, self._leased_hold
+        return settlement.owe(self.hold_id, legs, outcome.value, leased, observed)
 
     async def capture(self, owed: Signed, amount: int) -> None:
         """Settle the hold by what `owe` gave, which is worth `amount`."""
@@ -228,7 +246,7 @@ async def admit(services: Services, job: ChatJob) -> Funding:
 
     Raises: AuthenticationError, ModelUnknownError, NotAllowedError, InvalidRequestError,
         WrongTaskError, UnverifiedModelError, UnsupportedError, ContextLengthError, RateLimitError,
-        LedgerUnavailableError, StoppingError (no configuration yet).
+        LedgerUnavailableError, StoppingError (no configuration yet); as `Placing.place`.
     """
     payer = services.keys.cached(job.key)
     if payer is None:
@@ -242,25 +260,58 @@ async def admit(services: Services, job: ChatJob) -> Funding:
     if not services.configuration.known:
         raise StoppingError("This gateway is starting.", retry_after_s=RETRY_AFTER_S)
     configuration = services.configuration.current
-    model = configuration.model_named(job.model)
-    if model is None:
-        names = ", ".join(known.name for known in configuration.all_models) or "none"
-        raise ModelUnknownError(
-            f"The model `{job.model[:100]}` does not exist. Available models: {names}.",
-            param="model",
-        )
+    place, model = await _place(services, job, payer)
     if payer.record.models and model.name not in payer.record.models:
         raise NotAllowedError(f"This API key does not allow the model {model.name}.", param="model")
     check_task(job, model)
-    check_accepted(job, model)
+    check_accepted(job, model, admitted=place.admits_unverified)
     network = _source_network(payer, job.source)
-    terms = price_terms(configuration, model)
+    terms = place.terms(configuration, model)
     if job.task == EMBEDDINGS:
         quote = quote_embeddings(model, terms, job.size)
     else:
         logprobs = job.top_logprobs
         quote = quote_job(model, terms, job.size, job.max_tokens, job.choices, logprobs)
-    return Funding(services, job, payer, model, quote, network)
+    return Funding(services, job, payer, model, quote, network, place)
+
+
+async def _place(services: Services, job: ChatJob, payer: Payer) -> tuple[Place, ApprovedModel]:
+    """Say where a job belongs, and which model it names there.
+
+    Raises: as `Placing.place`; ModelUnknownError.
+    """
+    place = await services.placing.place(job, payer.record)
+    configuration = services.configuration.current
+    model = place.model_in(configuration)
+    if place.known is not None and model is not None:
+        fallback = with_fallback(
+            place,
+            Wanted(
+                bytes.fromhex(model.digest),
+                1,
+                job.needs_images,
+                output_tokens_asked=job.max_tokens or 1,
+                task=job.task,
+                choices=job.choices,
+                verified=model.verified,
+            ),
+            services.registry,
+            services.placing.directory,
+            now_s=services.now_s(),
+            now_ms=services.clock_ms(),
+        )
+        pool_model = fallback.model_in(configuration)
+        # A model of the policy's own exists nowhere else; and a key may be for subclouds only.
+        elsewhere = pool_model is not None and allows_subcloud(payer.record.limits, "")
+        if fallback.fell_back and pool_model is not None and elsewhere:
+            return fallback, pool_model
+    if model is None:
+        names = ", ".join(m.name for m in place.models(configuration)) or "none"
+        raise ModelUnknownError(
+            f"The model `{place.model[:100]}` does not exist. Available models: {names}.",
+            param="model",
+        )
+    return place, model
 
 
 async def _look_up(services: Services, key: ApiKey) -> Payer:

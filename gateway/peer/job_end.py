@@ -7,6 +7,7 @@ now. At the end the client gets the receipt, then the capture is journalled and 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import trio
 
@@ -21,6 +22,7 @@ from gateway.peer.funding import Funding
 from gateway.peer.job_log import log_job
 from gateway.peer.job_output import JobOutput
 from gateway.peer.node_dispatch import Dispatch
+from gateway.peer.observing import observe
 from gateway.peer.services import Services
 from p2p.ledger_messages import CaptureLeg
 
@@ -100,6 +102,9 @@ class JobEnd:
             at_ms=services.clock_ms(),
             random_bytes=services.random_bytes,
         )
+        if funding.place.asked:
+            place = funding.place
+            note = replace(note, subcloud=place.asked, fell_back=place.fell_back)
         # A node that was lost before its first token may have stated another input.
         answered = bill.parts[0].attempt if bill.parts else -1
         attempt = self._attempts[answered]
@@ -110,6 +115,9 @@ class JobEnd:
         """Tell the client why there is no (more) answer."""
         self.outcome = JobOutcome.CLIENT_LEFT if self.left else JobOutcome.FAILED
         self._error_code = error.code
+        place = self.funding.place if self.funding is not None else None
+        if place is not None and place.asked:
+            self._services.placing.tally.refused(place.asked, error.code)
         if not self.left:
             try:
                 self._pipe.put(Failed(error))
@@ -143,7 +151,7 @@ class JobEnd:
             return
         legs = self._sign(bill, final=True)
         # Before anything is waited for: a gateway that is stopped there still owes it.
-        owed = funding.owe(legs, self.outcome)
+        owed = funding.owe(legs, self.outcome, observe(bill, self._attempts))
         await self._services.settlement.wait_turn()
         self._tell(bill, legs)
         await funding.capture(owed, bill.amount)
@@ -177,11 +185,13 @@ class JobEnd:
         if bill.parts:
             legs = self._sign(bill, final=final)
             self._tell(bill, legs)
-            funding.journal_running(legs)
+            funding.journal_running(legs, observe(bill, self._attempts))
 
     def give_back(self) -> None:
         """Give back what the job did not use of its key's tokens a minute."""
         if self.funding is not None:
+            if self.funding.place.asked:
+                self._services.placing.tally.ended(self.funding.place.asked)
             inputs = next((a.input_tokens for a in self._attempts if a.input_tokens), 0)
             self.funding.end(inputs + self._output.token_count)
 

@@ -37,6 +37,7 @@ from gateway.peer.sessions import NodeSession
 from gateway.peer.unverified import cannot_continue
 from gateway.peer.unverified_counts import UnverifiedCounts
 from gateway.peer.verdicts import Verdicts, client_error, is_blamed
+from gateway.subclouds.selection import candidates_of, nobody_left
 from p2p.errors import P2PError
 from p2p.job_messages import Offer, OfferFrame, OutputFrame
 from p2p.types import PeerId
@@ -57,6 +58,7 @@ class JobRun:
         self._end = JobEnd(services, job, pipe, self._output, self._dispatches)
         self._verdicts = Verdicts()
         self._timed_out = False
+        self._moved: Dispatch | None = None
         self._acknowledged_s = services.now_s()
         pipe.listen(self._on_client_left, self._end.on_written)
 
@@ -81,13 +83,17 @@ class JobRun:
         current = self._dispatches[-1]
         if not current.over.is_set():
             if now_s > funding.deadline_s:
-                self._timed_out = True
+                self._timed_out = current.attempt.blameless = True
                 current.end(Ending.FAILED, "the job's deadline is over", tell=True)
                 return
             # Without a voucher the node may not answer: the ledger's own deadline counts then.
             overdue = current.attempt.overdue(now_s) if funding.is_paid else None
             if overdue is not None:
                 current.end(Ending.FAILED, overdue, tell=True)
+            elif self._is_to_move(funding, current):
+                self._moved = current
+                current.attempt.blameless = True
+                current.end(Ending.FAILED, "no member of the subcloud any more", tell=True)
         # The first output at once: a gateway that is killed owes what its client has seen.
         first = not self._end.acknowledged_tokens
         due = first or now_s - self._acknowledged_s >= DELIVERY_INTERVAL_S
@@ -123,6 +129,9 @@ class JobRun:
 
     async def _answer(self) -> None:
         self._end.funding = funding = await admit(self._services, self._job)
+        if funding.place.asked:
+            place = funding.place
+            self._services.placing.tally.begun(place.asked, fell_back=place.fell_back)
         if not funding.take_leased() and not funding.overlaps:
             self._choose(funding)  # no hold for a job that nobody takes
             await funding.take_hold()
@@ -163,7 +172,7 @@ class JobRun:
         while len(self._dispatches) < ATTEMPTS_PER_JOB_MAX:
             choice = choose(
                 wanted,
-                services.registry.candidates(funding.model_digest),
+                self._candidates(funding),
                 tried=tried,
                 now_s=services.now_s(),
                 now_ms=services.clock_ms(),
@@ -174,7 +183,34 @@ class JobRun:
             if session is not None:
                 return choice.candidate, session
             tried.add(choice.candidate.peer_id)  # its session ended just now
-        raise self._verdicts.nobody_left(funding.model.name, choice, began)
+        raise nobody_left(
+            self._verdicts,
+            funding.place,
+            funding.model,
+            choice,
+            began,
+            services.registry,
+            services.placing.directory,
+        )
+
+    def _candidates(self, funding: Funding) -> list[Candidate]:
+        """The nodes that may be offered this job now: members may have come and gone meanwhile."""
+        services = self._services
+        return candidates_of(
+            services.registry,
+            services.placing.directory,
+            funding.place.identity,
+            funding.model_digest,
+        )
+
+    def _is_to_move(self, funding: Funding, current: Dispatch) -> bool:
+        """Whether the node is no qualified member any more, and the policy takes its jobs away."""
+        identity, directory = funding.place.identity, self._services.placing.directory
+        known = directory.policy(identity) if identity else None
+        if known is None or known.policy.running_jobs != "move":
+            return False
+        model, node = funding.model_digest, current.candidate.peer_id
+        return not directory.qualifies(identity, model, node)
 
     def _offer(self, funding: Funding) -> Dispatch:
         services, job, quote = self._services, self._job, funding.quote
@@ -198,7 +234,9 @@ class JobRun:
             deadline_ms=funding.deadline_ms,
             seed=job.seed,
             resume_tokens=self._output.resume_tokens,
-            cache_scope=services.cache_scope(funding.payer.record.account_id),
+            cache_scope=services.cache_scope(
+                funding.payer.record.account_id, funding.place.identity
+            ),
             choices=job.choices,
             resume_choices=self._output.resume_choices,
             task=job.task,
@@ -219,8 +257,7 @@ class JobRun:
     def _send_voucher(self, funding: Funding, dispatch: Dispatch) -> None:
         if dispatch.over.is_set():
             return
-        # The time that the ledger took is not the node's.
-        dispatch.attempt.progress_s = max(dispatch.attempt.progress_s, self._services.now_s())
+        dispatch.attempt.paid(self._services.now_s())
         try:
             funding.show_voucher(dispatch.session, dispatch.number)
         except P2PError as error:
@@ -256,18 +293,23 @@ class JobRun:
         """Remember what went wrong, against the node too if it is its fault. Raises:
         RequestError."""
         registry, refusal = self._services.registry, dispatch.attempt.refusal
+        if dispatch is self._moved:
+            return  # the policy took the job away from it
         if refusal is None:
             self._verdicts.note("lost")
             registry.penalise(dispatch.candidate)
             return
         self._verdicts.note(refusal.code, refusal.retry_after_ms)
+        if refusal.code in ("isolated", "not_member") and self._end.funding:
+            place = self._end.funding.place
+            self._services.placing.directory.denied(dispatch.candidate.peer_id, place.identity)
         if dispatch.wants_voucher and not self._output.token_count and self._end.funding:
             self._end.funding.leave_lease()
         if is_blamed(refusal.code):
             registry.penalise(dispatch.candidate)
         longer = any(
             other.connected and other.context_tokens > dispatch.candidate.context_tokens
-            for other in registry.candidates(dispatch.candidate.model_digest)
+            for other in (self._candidates(self._end.funding) if self._end.funding else ())
         )
         error = client_error(refusal, longer_context_exists=longer, task=self._job.task)
         if error is None or self._output.token_count:

@@ -71,6 +71,7 @@ class LocalHold:
     deadline_ms: int
     lifetime_ms: int
     source_network: str = ""
+    caller_network: str = ""
 
 
 @dataclass(eq=False, slots=True)
@@ -212,13 +213,13 @@ class Leases:
         amount = lease_amount(available, wanted.maximum, limits.lease_microcredits_max)
         if not amount:
             return
-        ask = partial(self._ask, pool, payer, amount, wanted.source_network, limits)
+        ask = partial(self._ask, pool, payer, amount, wanted, limits)
         if self._do(ask):
             pool.asking, pool.stale = True, False
             self._activate(pool, payer.record.key_id)
 
     async def _ask(
-        self, pool: _Pool, payer: Payer, amount: int, source_network: str, limits: Limits
+        self, pool: _Pool, payer: Payer, amount: int, wanted: LocalHold, limits: Limits
     ) -> None:
         lease_id, now_ms = self._random_bytes(ID_BYTES), self._clock_ms()
         usable_until_ms = now_ms + limits.lease_usable_s * 1000
@@ -232,7 +233,8 @@ class Leases:
                 amount=amount,
                 terms=pool.terms,
                 expires_ms=expires_ms,
-                source_network=source_network,
+                source_network=wanted.source_network,
+                caller_network=wanted.caller_network,
             )
         except P2PError as error:
             log.info("no lease of %d microcredits: %s", amount, error)

@@ -13,13 +13,21 @@ from typing import Protocol
 
 from gateway.errors import (
     AuthenticationError,
+    CallerNotAllowedError,
+    CallerTokenError,
     CreditLeasedError,
     GatewayError,
     GatewayFullError,
+    GatewayNotAdmittedError,
+    GatewayPrivateError,
     InsufficientQuotaError,
     InternalError,
     LedgerUnavailableError,
+    ModelUnknownError,
     NotAllowedError,
+    SubcloudClosedError,
+    SubcloudPriceError,
+    SubcloudUnavailableError,
 )
 from gateway.limits import RETRY_AFTER_S
 from ledger.client import LedgerClient
@@ -52,6 +60,17 @@ PASSING_CODES = {
 """Refusals that say nothing about the request: the same request may succeed later (a bootstrap that
 is busy, a certificate that is being renewed, a configuration that has not reached everybody, a
 ledger whose writes are halted until its operator has repaired it)."""
+_UNSETTLED_CODES = {"subcloud_unknown", "subcloud_policy"}
+"""A policy that is on its way between us and the bootstrap."""
+_NOT_ALLOWED: dict[str, type[NotAllowedError]] = {
+    "key_not_allowed": NotAllowedError,
+    "caller_not_allowed": CallerNotAllowedError,
+    "caller_token": CallerTokenError,
+    "gateway_not_admitted": GatewayNotAdmittedError,
+    "gateway_private": GatewayPrivateError,
+    "subcloud_closed": SubcloudClosedError,
+    "subcloud_price": SubcloudPriceError,
+}
 _RESET_TIME = re.compile(r"resets at ([0-9TZ:.+-]{10,32})$")
 UNBELIEVED_MESSAGE = (
     "The credit of this account cannot be verified: the network's ledger shows grants that no mint "
@@ -87,6 +106,8 @@ class LedgerPort(Protocol):
         terms: PriceTerms,
         expires_ms: int,
         source_network: str = "",
+        caller_token: Signed | None = None,
+        caller_network: str = "",
     ) -> HoldResult:
         """Hold a job's maximum; proves possession of the key."""
         ...
@@ -104,6 +125,7 @@ class LedgerPort(Protocol):
         terms: PriceTerms,
         expires_ms: int,
         source_network: str = "",
+        caller_network: str = "",
     ) -> LeaseResult:
         """Set a part of a key's credit aside for this gateway; proves possession of the key."""
         ...
@@ -162,8 +184,16 @@ def as_client_error(error: P2PError) -> GatewayError:
             f"{when}. Nothing was charged. Try again later, or use another gateway.",
             retry_after_s=error.retry_after_s or RETRY_AFTER_S,
         )
-    if error.code == "key_not_allowed":
-        return NotAllowedError(str(error))
+    if error.code == "subcloud_model":
+        return ModelUnknownError(f"{error}.", param="model")
+    if error.code in _UNSETTLED_CODES:
+        return SubcloudUnavailableError(
+            f"The subcloud cannot take jobs at this moment: {error}.",
+            retry_after_s=error.retry_after_s or RETRY_AFTER_S,
+        )
+    if error.code in _NOT_ALLOWED:
+        reason = str(error)
+        return _NOT_ALLOWED[error.code](f"{reason[:1].upper()}{reason[1:]}.")
     return InternalError(f"the ledger refused the hold: {error.code}")
 
 
@@ -193,6 +223,8 @@ class RemoteLedger:
         terms: PriceTerms,
         expires_ms: int,
         source_network: str = "",
+        caller_token: Signed | None = None,
+        caller_network: str = "",
     ) -> HoldResult:
         """As `LedgerPort.hold`."""
         return await self._client.hold(
@@ -204,6 +236,8 @@ class RemoteLedger:
             terms=terms,
             expires_ms=expires_ms,
             source_network=source_network,
+            caller_token=caller_token,
+            caller_network=caller_network,
         )
 
     async def captures(self, batch: Sequence[Signed]) -> Sequence[CaptureOutcome]:
@@ -219,6 +253,7 @@ class RemoteLedger:
         terms: PriceTerms,
         expires_ms: int,
         source_network: str = "",
+        caller_network: str = "",
     ) -> LeaseResult:
         """As `LedgerPort.lease`."""
         return await self._leases.lease(
@@ -229,6 +264,7 @@ class RemoteLedger:
             terms=terms,
             expires_ms=expires_ms,
             source_network=source_network,
+            caller_network=caller_network,
         )
 
     async def lease_return(self, returned: ReturnedLease) -> TransferResult:

@@ -50,7 +50,8 @@ class LogWatch:
     ) -> None:
         """Sign alarms with a gateway's key and certificate."""
         self._key_pair = key_pair
-        self._chain = tuple(chain)
+        self.chain = tuple(chain)
+        """Our certificate; set anew when it was renewed."""
         self._network_id = network_id
         self._configuration = configuration
         self._clock_ms = clock_ms
@@ -89,7 +90,7 @@ class LogWatch:
         if alarm is None:
             return
         signed = self._key_pair.sign(self._network_id, alarm)
-        notice = AlarmNotice(signed, self._chain)
+        notice = AlarmNotice(signed, self.chain)
         if self.take_alarm(notice):
             await network.publish(ALARM_TOPIC, encode_message(notice))
 

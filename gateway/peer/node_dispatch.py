@@ -74,6 +74,7 @@ class Dispatch:
                     if self.wants_voucher and not frame.retry_after_ms:
                         self.candidate.needs_voucher = True
         except (P2PError, PipeFullError) as error:
+            attempt.blameless = isinstance(error, PipeFullError)  # the client reads too slowly
             self.end(Ending.FAILED, str(error), tell=True)
         if attempt.phase is Phase.OVER:
             self.close()

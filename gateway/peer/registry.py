@@ -9,7 +9,7 @@ twice."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from gateway.limits import NODE_PENALTY_S, SESSIONS_MAX
@@ -49,6 +49,10 @@ class Registry:
         self._configuration: NetworkConfiguration | None = None
         self.on_news: Callable[[PeerId | None], None] = lambda peer_id: None
         """Called with the node that said something new, or None: sessions may be wanted."""
+        self.on_node: Callable[[PeerId], None] = lambda peer_id: None
+        """Called with a node whose advert is new, or that is forgotten."""
+        self.is_needed: Callable[[PeerId], bool] = lambda peer_id: False
+        """Whether a node that serves no approved model serves some subcloud."""
 
     # --- adverts --------------------------------------------------------------------------------
     def add(self, signed: Signed) -> bool:
@@ -95,6 +99,7 @@ class Registry:
             self._by_model.get(digest, {}).pop(peer_id, None)
         for model in known.advert.models:
             self._update(entry, model)
+        self.on_node(peer_id)
         self.on_news(peer_id)
 
     def _update(self, entry: NodeEntry, model: ModelAdvert) -> None:
@@ -120,6 +125,7 @@ class Registry:
         entry = self._nodes.pop(peer_id, None)
         for digest in entry.candidates if entry is not None else ():
             self._by_model.get(digest, {}).pop(peer_id, None)
+        self.on_node(peer_id)
 
     # --- live state -----------------------------------------------------------------------------
     def connected(self, peer_id: PeerId, connected: bool) -> None:
@@ -157,6 +163,10 @@ class Registry:
         """The nodes that say they serve a model."""
         return self._by_model.get(model_digest, {}).values()
 
+    def by_model(self, model_digest: bytes) -> Mapping[PeerId, Candidate]:
+        """The same nodes by their IDs."""
+        return self._by_model.get(model_digest, {})
+
     def entry(self, peer_id: PeerId) -> NodeEntry | None:
         """What is known of one node."""
         return self._nodes.get(peer_id)
@@ -173,7 +183,8 @@ class Registry:
         advert = entry.known.advert
         if advert.expires_ms <= self._clock_ms() or self._configuration.is_banned(peer_id):
             return False
-        return any(self._configuration.model_with_digest(d) for d in entry.candidates)
+        approved = any(self._configuration.model_with_digest(d) for d in entry.candidates)
+        return approved or self.is_needed(peer_id)
 
     def working_set(self) -> list[PeerId]:
         """The nodes to keep sessions with (at most SESSIONS_MAX, known ones stay)."""

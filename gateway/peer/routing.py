@@ -33,6 +33,7 @@ REASONS = {
     "not_accepting": "take no work at the moment",
     "voucher_only": "do not go on with what began under a lease",
     "tried": "were tried for this job already",
+    "isolated": "work for subclouds only",
 }
 """Why a node is removed, as a refusal words it."""
 

@@ -28,6 +28,8 @@ from gateway.limits import (
     RETIRED_SESSION_LINGER_S,
     SESSION_PAUSE_S_MAX,
     SESSION_PAUSE_S_MIN,
+    STATEMENTS_PER_SESSION_BURST,
+    STATEMENTS_PER_SESSION_PER_S,
 )
 from gateway.peer.registry import Registry
 from p2p.certificates import Chain
@@ -45,9 +47,11 @@ from p2p.job_messages import (
 from p2p.lease_messages import LeaseVoucherFrame
 from p2p.limits import DIAL_TIMEOUT_S
 from p2p.link import Link
-from p2p.network import Network, Way, first_of
+from p2p.network import Network, Way, first_of, remote_address_of
 from p2p.reaching.relay_client import connect_through, is_relayed
 from p2p.signing import Signed
+from p2p.subclouds.memberships import MembershipFrame
+from p2p.token_bucket import TokenBucket
 from p2p.types import PeerId
 
 log = logging.getLogger(__name__)
@@ -69,14 +73,26 @@ class AttemptListener(Protocol):
 class NodeSession:
     """One open session with a node."""
 
-    def __init__(self, link: Link, on_load: Callable[[LoadReport], None]) -> None:
-        """Speak over this link; `on_load` gets the node's load reports."""
+    def __init__(
+        self,
+        link: Link,
+        on_load: Callable[[LoadReport], None],
+        on_statement: Callable[[Signed, PeerId], None] = lambda signed, sender: None,
+    ) -> None:
+        """Speak over this link; `on_load` gets the node's load reports, `on_statement` what it says
+        of its memberships."""
         self.link = link
         self.peer_id: PeerId = link.remote
         self._on_load = on_load
+        self._on_statement = on_statement
+        self._statements = TokenBucket(
+            STATEMENTS_PER_SESSION_PER_S, STATEMENTS_PER_SESSION_BURST, trio.current_time()
+        )
         self._number = 0
         self._listeners: dict[int, AttemptListener] = {}
         self.way = Way.DIRECT
+        self.address = ""
+        """The node's IP address, if the way is direct."""
         self.ended = trio.Event()
         self.retired = trio.Event()
         """Set when there is a better session: this one takes no new attempts."""
@@ -140,6 +156,9 @@ class NodeSession:
                     listener.on_frame(item)
             elif isinstance(item, LoadReport):
                 self._on_load(item)
+            elif isinstance(item, MembershipFrame):
+                if self._statements.take(trio.current_time()):
+                    self._on_statement(item.statement, self.peer_id)
             else:
                 raise MalformedError(f"a {type(item).__name__} from a node")
 
@@ -160,6 +179,10 @@ class Sessions:
         may_relay: Callable[[PeerId], bool] = lambda peer_id: False,
     ) -> None:
         """Dial by `network` what `registry` wants; `may_relay` knows who is a bootstrap."""
+        self.on_statement: Callable[[Signed, PeerId], None] = lambda signed, sender: None
+        """Called with what a node says of its memberships, and who brought it."""
+        self.on_session: Callable[[PeerId], None] = lambda peer_id: None
+        """Called with a node to which there is a new session."""
         self._network = network
         self._registry = registry
         self._may_relay = may_relay
@@ -174,6 +197,11 @@ class Sessions:
         """The open session with a node, if there is one."""
         session = self._open.get(peer_id)
         return session if session is not None and session.link.is_open else None
+
+    def direct_address(self, peer_id: PeerId) -> str:
+        """The IP address of a node that there is a direct session with; empty if there is none."""
+        session = self.get(peer_id)
+        return session.address if session is not None else ""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep sessions until cancelled."""
@@ -234,14 +262,21 @@ class Sessions:
         await self._reach(peer_id, relays=relays)
         way = self._network.way_to(peer_id) or Way.DIRECT
         stream = await self._network.open_stream(peer_id, JOBS_PROTOCOL)
-        session = NodeSession(Link(stream), lambda report: self._registry.load(peer_id, report))
+        session = NodeSession(
+            Link(stream), lambda report: self._registry.load(peer_id, report), self._take_statement
+        )
         session.way = way
+        session.address = remote_address_of(stream) if way is Way.DIRECT else ""
         before = self._open.get(peer_id)
         await nursery.start(self._run_session, session)
         if before is not None:
             before.retired.set()
         log.info("session with node %s opened (%s)", peer_id, way.value)
+        self.on_session(peer_id)
         return session
+
+    def _take_statement(self, signed: Signed, sender: PeerId) -> None:
+        self.on_statement(signed, sender)
 
     async def _while_best(self, session: NodeSession) -> None:
         """Wait until a session has ended, or there is a better way than the one that it goes."""

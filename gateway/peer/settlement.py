@@ -25,6 +25,7 @@ from gateway.limits import (
 from gateway.peer.capture_batches import CaptureBatches
 from gateway.peer.journal import SettlementJournal
 from gateway.peer.ledger_port import PASSING_CODES, LedgerPort
+from gateway.peer.observing import NOTHING_OBSERVED, Observations
 from ledger.usage import FAILED
 from p2p.clock import Clock
 from p2p.errors import P2PError, RefusedError
@@ -87,11 +88,15 @@ class Settlement:
         self._journal.settled(hold_id)
 
     def journal_running(
-        self, hold_id: bytes, legs: Sequence[CaptureLeg], leased: Signed | None = None
+        self,
+        hold_id: bytes,
+        legs: Sequence[CaptureLeg],
+        leased: Signed | None = None,
+        observed: Observations = NOTHING_OBSERVED,
     ) -> None:
         """Note what would be captured if the gateway ended now."""
         # Who is there at the next start did not see the answer to its end.
-        self._journal.owe(hold_id, self._request(hold_id, legs, FAILED, leased))
+        self._journal.owe(hold_id, self._request(hold_id, legs, FAILED, leased, observed))
 
     def owe(
         self,
@@ -99,14 +104,16 @@ class Settlement:
         legs: Sequence[CaptureLeg],
         outcome: str = "",
         leased: Signed | None = None,
+        observed: Observations = NOTHING_OBSERVED,
     ) -> Signed:
         """Sign and journal the capture by these legs. Returns: what `capture` is to send.
 
         Args:
             outcome: how the job ended (`ledger.usage.OUTCOMES`), for the payer's statistics.
             leased: the LeasedHold, if the job is paid from a lease.
+            observed: how the nodes served.
         """
-        signed = self._request(hold_id, legs, outcome, leased)
+        signed = self._request(hold_id, legs, outcome, leased, observed)
         self._journal.owe(hold_id, signed)
         return signed
 
@@ -211,10 +218,17 @@ class Settlement:
         return True
 
     def _request(
-        self, hold_id: bytes, legs: Sequence[CaptureLeg], outcome: str, leased: Signed | None
+        self,
+        hold_id: bytes,
+        legs: Sequence[CaptureLeg],
+        outcome: str,
+        leased: Signed | None,
+        observed: Observations,
     ) -> Signed:
+        seen, failures = observed.legs, observed.failures
         if leased is not None:
-            capture = LeasedCapture(leased, tuple(legs), self._clock_ms(), outcome)
+            now_ms = self._clock_ms()
+            capture = LeasedCapture(leased, tuple(legs), now_ms, outcome, seen, failures)
             return self._key_pair.sign(self._network, capture)
         request = CaptureRequest(
             capture_id=self._random_bytes(16),
@@ -222,5 +236,7 @@ class Settlement:
             legs=tuple(legs),
             issued_ms=self._clock_ms(),
             outcome=outcome,
+            observed=seen,
+            failures=failures,
         )
         return self._key_pair.sign(self._network, request)

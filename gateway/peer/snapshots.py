@@ -6,16 +6,31 @@ from __future__ import annotations
 import base64
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from gateway.jobs import ModelCard
 from gateway.peer.dispatch import Dispatcher
 from gateway.peer.registry import NodeEntry
+from gateway.peer.routing import Candidate
 from gateway.peer.services import Services
+from gateway.subclouds.placing import GLOBAL_PLACE, Place
+from gateway.subclouds.selection import candidates_of
 from p2p.certificates import Certificate, Chain
 from p2p.codec import encode_message, encode_messages
 from p2p.network_configuration import ApprovedModel, NetworkConfiguration
 from p2p.types import PeerId
+
+
+class SubcloudPages(Protocol):
+    """What is public about subclouds (`gateway.subclouds.view.GatewaySubclouds`)."""
+
+    def listed(self) -> dict[str, Any]:
+        """All that are known."""
+        ...
+
+    def one(self, name: str) -> dict[str, Any] | None:
+        """One, by ID or label."""
+        ...
 
 
 class Snapshots:
@@ -34,10 +49,13 @@ class Snapshots:
         """`bootstrap` gives the one that we are connected to; `chain` is our own certificate."""
         self._services = services
         self._dispatcher = dispatcher
-        self._chain = chain
+        self.chain = chain
+        """Our certificate; set anew when it was renewed."""
         self._bootstrap = bootstrap
         self._certificate_of = certificate_of
         self._log_facts = log_facts
+        self.subclouds: SubcloudPages | None = None
+        """What is public about subclouds."""
         self._started_ms = services.clock_ms()
         self._was_ready = False
 
@@ -61,22 +79,35 @@ class Snapshots:
             "leases": self._services.leases.open_count,
         }
 
-    def model_cards(self) -> list[ModelCard]:
-        """The models, approved and unverified, that at least one reachable node serves."""
+    def model_cards(self, place: Place = GLOBAL_PLACE, suffix: str = "") -> list[ModelCard]:
+        """The models, approved and unverified, that at least one reachable node serves in the
+        global pool, or in a subcloud; `suffix` is put behind their names."""
         configuration = self._configuration()
         if configuration is None:
             return []
         return [
             ModelCard(
-                model.name,
+                model.name + suffix,
                 configuration.issued_ms // 1000,
                 model.context_tokens,
                 model.verified,
                 model.tasks,
             )
-            for model in configuration.all_models
-            if self._services.registry.reachable(bytes.fromhex(model.digest))
+            for model in place.models(configuration)
+            if any(c.connected for c in self._candidates(model, place))
         ]
+
+    def _candidates(self, model: ApprovedModel, place: Place = GLOBAL_PLACE) -> list[Candidate]:
+        services, digest = self._services, bytes.fromhex(model.digest)
+        return candidates_of(services.registry, services.placing.directory, place.identity, digest)
+
+    def subcloud_list(self) -> dict[str, Any]:
+        """The subclouds that this gateway knows."""
+        return self.subclouds.listed() if self.subclouds is not None else {"subclouds": []}
+
+    def subcloud(self, name: str) -> dict[str, Any]:
+        """One subcloud; empty if it is not known here."""
+        return (self.subclouds.one(name) if self.subclouds is not None else None) or {}
 
     def models(self) -> dict[str, Any]:
         """All models, approved and unverified: price, context, who serves them."""
@@ -85,11 +116,7 @@ class Snapshots:
         return {"models": [self._model(model) for model in models]}
 
     def _model(self, model: ApprovedModel) -> dict[str, Any]:
-        candidates = [
-            c
-            for c in self._services.registry.candidates(bytes.fromhex(model.digest))
-            if c.connected
-        ]
+        candidates = [c for c in self._candidates(model) if c.connected]
         return {
             "name": model.name,
             "version": model.version,
@@ -182,5 +209,5 @@ class Snapshots:
             "network_id": self._services.network,
             "configuration": encoded,
             "gateway_id": self._services.key_pair.peer_id,
-            "gateway_chain": base64.b64encode(encode_messages(self._chain)).decode(),
+            "gateway_chain": base64.b64encode(encode_messages(self.chain)).decode(),
         }

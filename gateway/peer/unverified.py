@@ -1,7 +1,7 @@
 """Owns who may use models that nobody can verify. Pure.
 
 An unverified model is a name under which operators offer servers of their own: nobody can check
-what answers. So it is used only where the request says that it accepts that.
+what answers. So it is used only where the request, or its subcloud's policy, accepts that.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from gateway.limits import RETRY_AFTER_S
 from p2p.network_configuration import ApprovedModel
 
 
-def check_accepted(job: ChatJob, model: ApprovedModel) -> None:
+def check_accepted(job: ChatJob, model: ApprovedModel, *, admitted: bool = False) -> None:
     """Refuse an unverified model to a request that does not accept it.
 
+    `admitted`: the policy of the subcloud that the job belongs to accepts it for its callers.
     Raises: UnverifiedModelError, UnsupportedError (images for a model that takes none).
     """
     if model.verified:
         return
-    if not job.accept_unverified:
+    if not (job.accept_unverified or admitted):
         raise UnverifiedModelError(
             f"The model {model.name} is unverified: it runs on servers of operators that nobody "
             'can check. To accept that, send "resultity": {"accept_unverified": true} in the body '

@@ -22,7 +22,8 @@ from p2p.embeddings import CHAT, EMBEDDINGS
 _BLAMELESS = {"busy", "draining", "deadline", "price", "needs_voucher"}
 _BLAMELESS |= {"context_length_exceeded", "bad_request", "unsupported"}
 _BLAMELESS |= {"not_resumable", "caller_not_allowed", "price_too_low", "outside_hours", "too_large"}
-_BLAMELESS |= {"too_many_choices"}
+_BLAMELESS |= {"too_many_choices", "isolated", "not_member", "policy_unknown", "policy_over"}
+_BLAMELESS |= {"gateway_not_admitted", "model_not_admitted", "suspended"}
 
 
 @dataclass(slots=True)
@@ -40,9 +41,12 @@ class Verdicts:
         if retry_after_ms:
             self.retry_after_s = max(self.retry_after_s, retry_after_ms / 1000)
 
-    def nobody_left(self, model: str, choice: Choice, output_began: bool) -> GatewayError:
-        """The error for a job that no further node takes."""
-        text = explain(model, choice.removed, dict(self.counts))
+    def nobody_left(
+        self, model: str, choice: Choice, output_began: bool, text: str = ""
+    ) -> GatewayError:
+        """The error for a job that no further node takes; `text` explains it, if another one does
+        than `explain`."""
+        text = text or explain(model, choice.removed, dict(self.counts))
         if output_began:
             return AnswerFailedError(
                 f"The answer broke off and could not be continued. {text}",

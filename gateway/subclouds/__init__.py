@@ -1,0 +1,1 @@
+"""Owns subclouds at a gateway: who is a member, who qualifies, who may call, where a job goes."""
