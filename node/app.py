@@ -3,50 +3,40 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 
 import trio
 
 from node.agent.advertiser import Advertiser
 from node.agent.agent import Agent
+from node.app_parts import Changes, Parts, make_parts, open_network
+from node.app_pieces import (
+    add_upstream,
+    check_approved,
+    make_agent,
+    make_reaching,
+    make_view,
+    run_subclouds,
+)
 from node.claims.desk import ClaimDesk
 from node.claims.journal import OwedJournal
-from node.errors import ModelFileError
-from node.hardware import detect_hardware
-from node.joining import NodeStanding
 from node.limits import HOURS_LOOK_INTERVAL_S
-from node.observation.looking import NodeView
 from node.observation.observer import Observer
-from node.reaching import Reaching
-from node.serving.machine import machine_of
-from node.serving.models import ServedModels
+from node.sandbox import forbid_core_dumps
 from node.serving.opening import OpenModels, open_models
-from node.serving.shelf import FileFacts
 from node.settings import NodeSettings
-from node.upstream.making import open_upstream
-from node.upstream.served import Declared
-from p2p.account_file import AccountKeys, load_or_create_account
-from p2p.adverts import check_record
 from p2p.call_service import handle_calls
 from p2p.calls import CALLS_PROTOCOL, Caller
 from p2p.clock import Clock, system_clock_ms
-from p2p.codec import decode_message, encode_message
-from p2p.configuration_book import ConfigurationBook
+from p2p.codec import encode_message
 from p2p.configuration_sync import enforce_bans, fetch_configuration, follow_configuration
-from p2p.hardware import Hardware
-from p2p.identity import load_or_create_key
 from p2p.job_messages import JOBS_PROTOCOL
-from p2p.listening import choose_listen_addresses, listens_not, remember_port
 from p2p.membership import Membership
 from p2p.network import Network, Stream
-from p2p.node_invites import parse_invite_for
-from p2p.opening_messages import InviteSecret
-from p2p.signing import KeyPair, Signed
-from p2p.software import SOFTWARE
-from p2p.types import PeerId, Role
+from p2p.types import PeerId
 from p2p.uplink import Uplink
 
 log = logging.getLogger(__name__)
@@ -65,32 +55,6 @@ class RunningNode:
     """Takes no new jobs, and returns when the running ones are done, or too late."""
 
 
-@dataclass(slots=True)
-class _Parts:
-    """What the pieces of a node are made from."""
-
-    settings: NodeSettings
-    key_pair: KeyPair
-    account: AccountKeys
-    book: ConfigurationBook
-    membership: Membership
-    standing: NodeStanding
-    clock_ms: Clock
-    sandboxed: bool = False
-    hardware: Hardware = field(default_factory=detect_hardware)
-
-
-@dataclass(slots=True)
-class _Changes:
-    """Tells whoever is there by then that a model's state has changed."""
-
-    listeners: list[Callable[[], None]] = field(default_factory=list)
-
-    def tell(self) -> None:
-        for listener in self.listeners:
-            listener()
-
-
 async def run(
     settings: NodeSettings,
     *,
@@ -102,72 +66,21 @@ async def run(
     Raises: NodeError or P2PError, each with one line for the operator.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    parts = _make_parts(settings, clock_ms)
-    changes = _Changes()
-    async with open_models(settings, parts.book, changes.tell) as opened:
+    if settings.stores_no_content:
+        forbid_core_dumps()
+    parts = make_parts(settings, clock_ms)
+    changes = Changes()
+    own_model = parts.subclouds.manager.own_model
+    async with open_models(settings, parts.book, changes.tell, own_model) as opened:
         parts.sandboxed = opened.sandboxed
-        async with _open_network(parts) as network:
+        async with open_network(parts) as network:
             await _serve(parts, opened, changes, network, task_status)
 
 
-def _make_parts(settings: NodeSettings, clock_ms: Clock) -> _Parts:
-    network_id = settings.network_id
-    key_pair = load_or_create_key(settings.data_dir / "identity.key")
-    account_file = settings.account_file or settings.data_dir / "account.json"
-    account = load_or_create_account(account_file, network_id, clock_ms)
-    book = ConfigurationBook(network_id, settings.data_dir / "configuration.msgpack")
-    membership = Membership(
-        key_pair, network_id, Role.NODE, book, clock_ms=clock_ms, software=SOFTWARE
-    )
-    standing = NodeStanding(
-        membership,
-        account,
-        book,
-        settings.data_dir / "certificate.msgpack",
-        software=SOFTWARE,
-        clock_ms=clock_ms,
-        invite=_invite(settings),
-    )
-    return _Parts(settings, key_pair, account, book, membership, standing, clock_ms)
-
-
-def _invite(settings: NodeSettings) -> InviteSecret | None:
-    path = settings.invite_file
-    if path is None or not path.exists():  # it may be gone once the account is open
-        return None
-    return parse_invite_for(path.read_text(encoding="utf-8", errors="replace"), settings.network_id)
-
-
-@asynccontextmanager
-async def _open_network(parts: _Parts) -> AsyncIterator[Network]:
-    from p2p.libp2p_adapter import open_libp2p_network
-
-    settings = parts.settings
-    port_file = settings.data_dir / "p2p.port"
-
-    def check(key: bytes, value: bytes) -> int:
-        signed = decode_message(value, Signed)
-        return check_record(settings.network_id, parts.clock_ms(), key, signed)
-
-    async with open_libp2p_network(
-        parts.key_pair,
-        settings.network_id,
-        gate=parts.membership,
-        listen_addresses=choose_listen_addresses(settings.listen, port_file),
-        announce_addresses=settings.announce or None,
-        record_check=check,
-        subscribes=True,
-        directory_server=not listens_not(settings.listen),  # whoever cannot be dialled only asks
-    ) as network:
-        if not settings.announce:  # what is announced is not where we listen
-            remember_port(network.addresses(), port_file)
-        yield network
-
-
 async def _serve(
-    parts: _Parts,
+    parts: Parts,
     opened: OpenModels,
-    changes: _Changes,
+    changes: Changes,
     network: Network,
     task_status: trio.TaskStatus[RunningNode],
 ) -> None:
@@ -182,17 +95,18 @@ async def _serve(
         await nursery.start(uplink.run)
         await uplink.wait_up()
         if opened.file is not None:
-            _check_approved(parts.book, opened.file.kept.file)
-        await _add_upstream(parts, models, changes, stack, nursery)
+            check_approved(parts, opened.file.kept.file)
+        await add_upstream(parts, models, changes, stack, nursery)
         journal = OwedJournal(settings.data_dir / "owed.journal")
         claims = ClaimDesk(
             journal, parts.key_pair, settings.network_id, uplink.call, clock_ms=parts.clock_ms
         )
-        agent, advertiser = _make_agent(parts, models, network)
-        changes.listeners += [advertiser.changed, agent.load_changed]
+        agent, advertiser = make_agent(parts, models, network)
+        changes.listeners += [advertiser.changed, agent.load_changed, parts.subclouds.changed]
         agent.claims = claims
-        reaching = _reaching(parts, network, uplink, advertiser)
-        view = replace(_view(parts, agent, models, uplink, journal), reach=reaching.summary)
+        await nursery.start(run_subclouds, parts, agent, models, network, uplink)
+        reaching = make_reaching(parts, network, uplink, advertiser)
+        view = replace(make_view(parts, agent, models, uplink, journal), reach=reaching.summary)
         observer = Observer(settings.data_dir / "status.json", view.look, view.ask_earnings)
         network.handle(JOBS_PROTOCOL, observer.counting(partial(_serve_session, agent, claims)))
         nursery.start_soon(observer.run)
@@ -215,20 +129,6 @@ async def _serve(
         )
 
 
-def _reaching(parts: _Parts, network: Network, uplink: Uplink, advertiser: Advertiser) -> Reaching:
-    reaching = Reaching(
-        network,
-        uplink,
-        mode=parts.settings.hidden,
-        announced=bool(parts.settings.announce),
-        clock_ms=parts.clock_ms,
-        on_change=advertiser.changed,
-        is_banned=lambda peer_id: parts.book.current.is_banned(peer_id),
-    )
-    advertiser.where = reaching.where
-    return reaching
-
-
 async def _drain(
     agent: Agent, advertiser: Advertiser, claims: ClaimDesk, network: Network, patience_s: float
 ) -> None:
@@ -246,27 +146,6 @@ async def _drain(
     await claims.settle_up(lambda gateway_id: gateway_id in network.peers())
 
 
-def _view(
-    parts: _Parts,
-    agent: Agent,
-    models: ServedModels,
-    uplink: Uplink,
-    journal: OwedJournal,
-) -> NodeView:
-    return NodeView(
-        agent,
-        models,
-        uplink,
-        journal,
-        parts.standing,
-        parts.account.account_id,
-        parts.sandboxed,
-        parts.clock_ms(),
-        parts.clock_ms,
-        partial(machine_of, parts.hardware, models),
-    )
-
-
 async def _serve_session(agent: Agent, claims: ClaimDesk, stream: Stream) -> None:
     try:
         await agent.serve(stream)
@@ -274,73 +153,7 @@ async def _serve_session(agent: Agent, claims: ClaimDesk, stream: Stream) -> Non
         claims.session_ended(stream.remote)
 
 
-def _check_approved(book: ConfigurationBook, file: FileFacts) -> None:
-    approved = book.current.model_with_digest(file.digest)
-    if approved is None:
-        names = ", ".join(model.name for model in book.current.models) or "none"
-        raise ModelFileError(
-            f"{file.path} is not approved by this network (sha256 {file.digest.hex()}); "
-            f"approved models: {names}"
-        )
-
-
-def _make_agent(parts: _Parts, models: ServedModels, network: Network) -> tuple[Agent, Advertiser]:
-    settings = parts.settings
-    agent = Agent(
-        key_pair=parts.key_pair,
-        network=settings.network_id,
-        membership=parts.membership,
-        configuration=parts.book,
-        models=models,
-        queue_jobs_max=settings.queue_jobs_max,
-        clock_ms=parts.clock_ms,
-        accept_leases=settings.accept_leases,
-        rules=settings.rules,
-        cache_shared=settings.cache_shared,
-    )
-    advertiser = Advertiser(
-        network, parts.membership, agent.adverts, software=SOFTWARE, clock_ms=parts.clock_ms
-    )
-    advertiser.hardware = partial(machine_of, parts.hardware, models)
-    return agent, advertiser
-
-
-async def _add_upstream(
-    parts: _Parts,
-    models: ServedModels,
-    changes: _Changes,
-    stack: AsyncExitStack,
-    nursery: trio.Nursery,
-) -> None:
-    """Serve the models of another server too, if the operator names one."""
-    settings = parts.settings
-    if settings.upstream is None:
-        return
-    found = await stack.enter_async_context(
-        open_upstream(
-            settings.upstream,
-            settings.upstream_models,
-            key_file=settings.upstream_key_file,
-            operator=Declared(
-                slots=settings.upstream_slots,
-                context_tokens=settings.upstream_context_tokens,
-                images=settings.upstream_images,
-                tools=settings.upstream_tools,
-                image_urls=settings.upstream_image_urls,
-                share_cache=settings.cache_shared == "all",
-                rules=settings.rules,
-            ),
-            configuration=parts.book,
-            network=settings.network_id,
-            on_change=changes.tell,
-        )
-    )
-    for model in found:
-        await nursery.start(model.run)
-        models.add(model)
-
-
-async def _follow_hours(agent: Agent, changes: _Changes) -> None:
+async def _follow_hours(agent: Agent, changes: Changes) -> None:
     """Tell when the node's hours begin and end."""
     working = agent.working
     while True:

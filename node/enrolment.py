@@ -43,6 +43,7 @@ async def enrol(
     invite: InviteSecret | None,
     patience_s: float,
     clock_ms: Clock,
+    pre_shared_key: bytes | None = None,
 ) -> Enrolment:
     """Get a certificate for the identity in `data_dir`, and keep it there.
 
@@ -68,6 +69,7 @@ async def enrol(
             key_pair,
             network_id,
             gate=membership,
+            pre_shared_key=pre_shared_key,
             record_check=_no_record,
             listen_addresses=(),
             subscribes=False,

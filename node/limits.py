@@ -188,9 +188,22 @@ GATEWAYS_ASK_INTERVAL_S = 20.0
 """A gateway that has moved is dialled at its new place within half a minute."""
 GATEWAYS_DIALLED_MAX = 64
 """A connection costs both sides a ping every 15 s, a session a heartbeat every 2 s."""
+OWN_GATEWAYS_DIALLED_MAX = 16
+"""Of these, accounts' own gateways: anybody may have some, and they must not take all places."""
 GATEWAY_PAUSE_S_MIN = 0.5
 GATEWAY_PAUSE_S_MAX = 60.0
 GATEWAY_STABLE_S = 10.0
 """A connection that held for this long is dialled again soon; one that did not, ever later."""
 GATEWAY_MEMORY_MS = 3_600_000
 """After its last statement: gateways are found again while no bootstrap answers."""
+
+# --- evidence about this node -------------------------------------------------------------------
+EVIDENCE_DOCUMENTS_MAX = 64
+"""Kept; a statement shows the best 16."""
+EVIDENCE_FILE_BYTES_MAX = 64 * 1024
+EVIDENCE_LOOK_S = 2.0
+LANDMARKS_KEPT = 3
+"""Two prove a country; the third stands in while one is down."""
+LANDMARK_RETRY_S = 300.0
+LANDMARK_FAR_RETRY_S = 900.0
+"""After a round trip above the bound: this node is not near, or one of the two was busy."""

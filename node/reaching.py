@@ -24,6 +24,7 @@ from node.limits import (
     GATEWAY_STABLE_S,
     GATEWAYS_ASK_INTERVAL_S,
     GATEWAYS_DIALLED_MAX,
+    OWN_GATEWAYS_DIALLED_MAX,
     REACH_CHECK_INTERVAL_S,
     REACH_RETRY_S,
 )
@@ -220,19 +221,23 @@ class Reaching:
             self._dialled[peer_id].set()
 
     def _choose(self) -> list[KnownGateway]:
-        """Give the gateways to dial from now on: of too many, each node takes others."""
+        """Give the gateways to dial from now on: of too many, each node takes others. Those that
+        the authority certified come first, accounts' own ones have some of the places only."""
 
-        def place(known: KnownGateway) -> bytes:
-            pair = f"{self._network.local}/{known.statement.peer_id}"
-            return hashlib.sha256(pair.encode()).digest()
+        def place(known: KnownGateway) -> tuple[bool, bool, bytes]:
+            peer_id, own = known.statement.peer_id, known.certificate.own_namespaces_only
+            pair = f"{self._network.local}/{peer_id}"
+            return own, peer_id not in self._dialled, hashlib.sha256(pair.encode()).digest()
 
-        fresh = [
-            known
-            for known in sorted(self._book.reachable(self._clock_ms()), key=place)
-            if known.statement.peer_id not in self._dialled
-            and known.statement.peer_id != self._network.local
-            and not self._is_banned(known.statement.peer_id)
-        ][: max(0, GATEWAYS_DIALLED_MAX - len(self._dialled))]
+        own_left, fresh = OWN_GATEWAYS_DIALLED_MAX, []
+        for known in sorted(self._book.reachable(self._clock_ms()), key=place):
+            peer_id, own = known.statement.peer_id, known.certificate.own_namespaces_only
+            if peer_id == self._network.local or self._is_banned(peer_id):
+                continue
+            if peer_id not in self._dialled and (own_left > 0 or not own):
+                fresh.append(known)
+            own_left -= own
+        fresh = fresh[: max(0, GATEWAYS_DIALLED_MAX - len(self._dialled))]
         for known in fresh:
             self._dialled[known.statement.peer_id] = trio.Event()
         return fresh

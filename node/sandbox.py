@@ -60,3 +60,12 @@ def _why_not(prefix: tuple[str, ...]) -> str:
         return ""
     said = done.stderr.decode(errors="replace").strip().splitlines()
     return said[-1] if said else f"unshare ended with {done.returncode}"
+
+
+def forbid_core_dumps() -> None:
+    """Have this process and its children write no memory to disk when they crash (POSIX)."""
+    try:
+        import resource
+    except ImportError:  # another system: it has its own settings for that
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

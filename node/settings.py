@@ -10,6 +10,7 @@ from node.agent.cache_sharing import CACHE_SHARED
 from node.limits import CONTEXT_TOKENS_MAX, MODES, SLOTS_MAX
 from node.runtime_command import check_gpu_layers
 from node.sandbox import SANDBOX_MODES
+from node.subclouds.settings import NO_SUBCLOUDS, SubcloudSettings, check_country
 from node.upstream.names import model_names, server_root
 from p2p.errors import MalformedError
 from p2p.listening import listens_not
@@ -54,11 +55,17 @@ class NodeSettings:
         cache_shared: whose prompts may share what they begin with: requests of one `account` at one
             gateway, of `all`, or of nobody (`off`).
 
+        pre_shared_key_file: the key of a network of one's own; None: the network has none.
         rules: what the operator takes of what the network allows (node.agent.admission_rules).
         preload: names (patterns) of models in the store that are loaded at the start; the others
             are loaded when a job needs them. The file of `model` always is.
         memory_bytes_max: what all loaded models may take together; None: a share of the machine's
             memory, and no limit for a single model.
+        country: where the machine stands (ISO 3166-1 alpha-2), as its operator declares it to
+            subclouds; empty: not said.
+        stores_no_content: the operator's promise that nothing of prompts and answers is kept here,
+            by this node or by what runs its models.
+        subclouds: which subclouds the node joins by itself (node.subclouds.settings).
 
     Raises: MalformedError for values that cannot work.
     """
@@ -99,6 +106,10 @@ class NodeSettings:
     rules: OperatorRules = NO_RULES
     preload: tuple[str, ...] = ()
     memory_bytes_max: int | None = None
+    country: str = ""
+    stores_no_content: bool = False
+    subclouds: SubcloudSettings = NO_SUBCLOUDS
+    pre_shared_key_file: Path | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without touching the machine."""
@@ -127,6 +138,7 @@ class NodeSettings:
             raise MalformedError(f"cache_shared must be one of {', '.join(CACHE_SHARED)}")
         if self.memory_bytes_max is not None and self.memory_bytes_max < 1:
             raise MalformedError("memory_bytes_max must be at least 1")
+        check_country(self.country)
         model_names(self.upstream_models)
         if self.upstream is not None:
             server_root(self.upstream)

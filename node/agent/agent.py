@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import trio
 
@@ -15,6 +15,7 @@ from node.agent.payment import LeaseUse
 from node.agent.refusal_log import RefusalLog
 from node.agent.runtime_port import Models, ModelState, Served
 from node.agent.sessions import JobSession
+from node.agent.subcloud_port import Memberships, no_subclouds
 from p2p.adverts import ModelAdvert
 from p2p.allowed_terms import AllowedTerms
 from p2p.clock import Clock
@@ -47,6 +48,7 @@ class Agent:
         accept_leases: bool = True,
         rules: OperatorRules = NO_RULES,
         cache_shared: str = "account",
+        subclouds: Memberships | None = None,
     ) -> None:
         """Serve `models`, each with at most `queue_jobs_max` jobs that wait for a slot."""
         self.key_pair = key_pair
@@ -63,12 +65,15 @@ class Agent:
         self.accept_leases = accept_leases
         self.rules = rules
         self.cache_shared = cache_shared
+        self.subclouds = subclouds or no_subclouds()
         self.hours = rules.hours()
         self.paces: defaultdict[bytes, JobPace] = defaultdict(JobPace)
         self.refusals = RefusalLog()
         self.draining = False
         self.jobs = 0
         self.jobs_done = 0
+        self.subcloud_jobs: Counter[str] = Counter()
+        """Jobs (each choice one) of each subcloud, from their acceptance on."""
         self._load_changed = trio.Event()
 
     @property
@@ -101,6 +106,14 @@ class Agent:
         self.jobs += change
         self.jobs_done += done
         self.load_changed()
+
+    def count_work(self, served: Served, subcloud_id: str, change: int) -> None:
+        """So many choices began or ended on a model, for a subcloud or the global pool."""
+        served.count(change)
+        if subcloud_id:
+            self.subcloud_jobs[subcloud_id] += change
+            if not self.subcloud_jobs[subcloud_id]:
+                del self.subcloud_jobs[subcloud_id]
 
     def load_changed(self) -> None:
         """Have all sessions tell their gateways soon."""

@@ -22,6 +22,7 @@ from node.agent.cache_sharing import scope_of
 from node.agent.choices import PreparedChoices, choices_to_run, prepare_choices
 from node.agent.offer_rules import Capacity, check_offer
 from node.agent.runtime_port import ModelState, Runtime, Served
+from node.agent.subcloud_offers import Place
 from node.limits import MODEL_WAIT_S_MAX
 from p2p.errors import RefusedError
 from p2p.job_messages import Offer
@@ -61,6 +62,7 @@ async def take_offer(agent: Agent, signed: Signed, gateway_id: PeerId, gateway_k
         capacity=_capacity(agent, served),
         now_ms=now_ms,
         previous=agent.terms.previous(now_ms),
+        place=_place(agent, offer),
     )
     assert served is not None
     if offer.task not in served.facts.tasks:
@@ -78,12 +80,12 @@ async def take_offer(agent: Agent, signed: Signed, gateway_id: PeerId, gateway_k
     if (offer.resume_tokens or offer.resume_choices) and not served.facts.resumable:
         raise RefusedError("not_resumable", "this model's server cannot continue an answer")
     check_begin(offer.deadline_ms, now_ms, _wait_s(agent, served, served.jobs))
-    served.count(choices)
+    agent.count_work(served, offer.terms.subcloud_id, choices)
     agent.load_changed()
     try:
         runtime, prepared = await _prepare(agent, offer, served)
     except BaseException:
-        served.count(-choices)
+        agent.count_work(served, offer.terms.subcloud_id, -choices)
         raise
     return Taken(offer, hashlib.sha256(signed.body).digest(), served, runtime, prepared)
 
@@ -123,6 +125,17 @@ def _wait_s(agent: Agent, served: Served, jobs: int) -> float:
         output_tokens_mean=pace.output_tokens,
         output_tokens_per_s=served.pace.output,
     )
+
+
+def _place(agent: Agent, offer: Offer) -> Place:
+    identity = offer.terms.subcloud_id
+    if not identity:
+        return Place(agent.subclouds.isolated)
+    joined = agent.subclouds.joined(identity)
+    digest = offer.terms.policy_digest.hex()
+    if joined is not None and digest not in (joined.digest, joined.previous_digest):
+        agent.subclouds.policy_wanted(identity)
+    return Place(joined=joined, jobs=agent.subcloud_jobs[identity])
 
 
 def _capacity(agent: Agent, served: Served | None) -> Capacity:

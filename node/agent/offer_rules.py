@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from node.agent.choices import choices_to_run
+from node.agent.subcloud_offers import GLOBAL_ONLY, Place, check_global, check_subcloud_offer
 from node.limits import SLOTS_MAX
 from p2p.certificates import Certificate
 from p2p.errors import RefusedError, UntrustedError
@@ -48,6 +49,7 @@ def check_offer(
     capacity: Capacity,
     now_ms: int,
     previous: NetworkConfiguration | None = None,
+    place: Place = GLOBAL_ONLY,
 ) -> None:
     """Decide whether a verified offer may be taken.
 
@@ -56,6 +58,7 @@ def check_offer(
         gateway: its certificate, None if it has no valid one any more.
         model_digest: of the model that this node has for the offer; None: it has none.
         previous: the configuration before, while its terms still count (`p2p.allowed_terms`).
+        place: where this node stands as to the subcloud that the offer is of, if any.
     Raises: RefusedError with one of `p2p.job_messages.REFUSALS`.
     """
     if gateway is None or gateway.role is not Role.GATEWAY:
@@ -66,7 +69,21 @@ def check_offer(
         raise RefusedError("not_entitled", "the offer names another gateway or node")
     if hashlib.sha256(offer.request).digest() != offer.request_hash:
         raise RefusedError("not_entitled", "the request does not match its hash")
-    _check_terms(offer, configuration, previous, model_digest)
+    if offer.terms.subcloud_id:
+        if offer.model_digest != model_digest:
+            raise RefusedError("model_not_served", "this node does not serve that model")
+        check_subcloud_offer(
+            offer,
+            place,
+            gateway=gateway,
+            configuration=configuration,
+            previous=previous,
+            now_ms=now_ms,
+        )
+    else:
+        check_global(place)
+        _check_terms(offer, configuration, previous, model_digest)
+    _check_amounts(offer)
     if capacity.draining:
         raise RefusedError("draining", "this node is leaving")
     if not capacity.runtime_ready:
@@ -106,6 +123,9 @@ def _check_terms(
     )
     if offer.terms.model_name != model.name or not allowed:
         raise RefusedError("price", "the terms differ from the network's configuration")
+
+
+def _check_amounts(offer: Offer) -> None:
     if offer.maximum < charge(offer.terms, offer.input_tokens_max, offer.output_tokens_max):
         raise RefusedError("price", "the hold is smaller than the job could cost")
     if len(offer.resume_tokens) > offer.output_tokens_max:

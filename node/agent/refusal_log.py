@@ -8,13 +8,16 @@ RECENT_S = 300.0
 RECENT_MAX = 1000
 _ASKED_AGAIN = ("needs_voucher",)
 """No refusals: the gateway comes back at once, with what is asked for."""
+_ABOUT_THE_REQUEST = ("bad_request", "unsupported", "context_length_exceeded")
+"""Their reasons may quote the request."""
 
 
 class RefusalLog:
     """Counts refusals by code, and remembers those of the last minutes."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Begin with none. Set `quotes` to False to keep nothing that may quote a request."""
+        self.quotes = True
         self.counts: Counter[str] = Counter()
         self.last_reason = ""
         self._recent: deque[tuple[int, str]] = deque(maxlen=RECENT_MAX)
@@ -24,7 +27,8 @@ class RefusalLog:
         if code in _ASKED_AGAIN:
             return
         self.counts[code] += 1
-        self.last_reason = f"{code}: {reason}"
+        quoted = self.quotes or code not in _ABOUT_THE_REQUEST
+        self.last_reason = f"{code}: {reason}" if quoted else code
         self._recent.append((now_ms, code))
 
     def recent(self, now_ms: int) -> Counter[str]:

@@ -42,6 +42,7 @@ from p2p.lease_messages import LeaseVoucherFrame
 from p2p.limits import HEARTBEAT_INTERVAL_S
 from p2p.link import Link
 from p2p.signing import open_signed
+from p2p.subclouds.memberships import MembershipFrame
 from p2p.types import public_key_of
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class JobSession:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                nursery.start_soon(self._tell_memberships)
                 nursery.start_soon(self._report_load)
                 nursery.start_soon(self._sweep)
                 try:
@@ -96,7 +98,7 @@ class JobSession:
                     attempt.state = AttemptState.ENDED  # first: nothing more is counted or sent
                     attempt.stop()
                     self._payments.end(attempt.offer, attempt.lease, attempt.earned)
-                    attempt.served.count(-attempt.jobs)
+                    self._end_work(attempt)
                     self._agent.count_jobs(-attempt.jobs, done=bool(attempt.begun_ms))
             self._attempts.clear()
         if failure is not None:
@@ -257,12 +259,16 @@ class JobSession:
 
     def _on_attempt_ended(self, attempt: Attempt) -> None:
         self._payments.end(attempt.offer, attempt.lease, attempt.earned)
-        attempt.served.count(-attempt.jobs)
+        self._end_work(attempt)
         self._agent.count_jobs(-attempt.jobs, done=bool(attempt.begun_ms))
         attempt.ended_at_ms = self._agent.clock_ms()
         note_pace(self._agent.pace_of(attempt.served), attempt)
         if not (attempt.output_tokens or attempt.complete):
             self._attempts.pop(attempt.session_number, None)
+
+    def _end_work(self, attempt: Attempt) -> None:
+        pool = attempt.offer.terms.subcloud_id
+        self._agent.count_work(attempt.served, pool, -attempt.jobs)
 
     async def _sweep(self) -> None:
         """End attempts that no voucher came for or whose deadline is over, forget old ones."""
@@ -284,6 +290,15 @@ class JobSession:
                     and now_ms - attempt.ended_at_ms > DELIVERY_WAIT_S * 1000
                 ):
                     del self._attempts[number]
+
+    async def _tell_memberships(self) -> None:
+        subclouds = self._agent.subclouds
+        while self._link.is_open:
+            change = subclouds.statement_change
+            statement = subclouds.statement()
+            if statement is not None:
+                self._send(MembershipFrame(statement))
+            await change.wait()
 
     async def _report_load(self) -> None:
         while self._link.is_open:

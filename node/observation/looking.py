@@ -14,6 +14,7 @@ from node.claims.journal import OwedJournal
 from node.hardware import describe_hardware
 from node.joining import NodeStanding
 from node.observation.status import ModelStatus, NodeStatus
+from node.observation.subcloud_status import SubcloudStatus
 from node.serving.local_model import LocalModel
 from node.serving.models import ServedModels
 from p2p.clock import Clock
@@ -39,6 +40,9 @@ class NodeView:
     clock_ms: Clock
     hardware: Callable[[], Hardware]
     reach: Callable[[], str] = str
+    subclouds: Callable[[], tuple[SubcloudStatus, ...]] = tuple
+    wishes_ns: Callable[[], int] = int
+    evidence: Callable[[], tuple[str, ...]] = tuple
 
     def look(self, gateways: int, earnings: EarningsStatement | None) -> NodeStatus:
         """Give the status now; `gateways` are the open sessions."""
@@ -84,6 +88,10 @@ class NodeView:
             refused_recently=refusals.recent(now_ms).total(),
             last_refusal=refusals.last_reason,
             opens_ms=None if agent.working else hours.opens_ms(now_ms),
+            subclouds=self.subclouds(),
+            wishes_ns=self.wishes_ns(),
+            evidence=self.evidence(),
+            isolated=agent.subclouds.isolated,
         )
 
     async def ask_earnings(self) -> EarningsStatement:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from node.agent.schedule import show_moment
+from node.observation.subcloud_status import SubcloudStatus, subcloud_status_of
 from p2p.errors import MalformedError
 
 FORMAT = "resultity/node-status/1"
@@ -53,7 +54,10 @@ class NodeStatus:
     Counters are over all models since the process started. `batch_fill` is the mean number of
     sequences in a step. Earnings are what the ledger said last, None before. `model` names all
     models, `model_state` is the best of their states. `refused_recently`: offers of the last five
-    minutes. `opens_ms`: when the node's hours begin; None while they last.
+    minutes. `opens_ms`: when the node's hours begin; None while they last. `isolated`: the subcloud
+    for which it left the global pool, or empty. `wishes_ns`: which version of the operator's wishes
+    (when it was written) the subclouds were judged by. `evidence`: a line for each document of
+    others about the node that it shows.
     """
 
     network: str
@@ -93,6 +97,10 @@ class NodeStatus:
     opens_ms: int | None = None
     hardware: str = ""
     reach: str = ""
+    subclouds: tuple[SubcloudStatus, ...] = ()
+    isolated: str = ""
+    wishes_ns: int = 0
+    evidence: tuple[str, ...] = ()
     format: str = FORMAT
 
     @property
@@ -111,6 +119,7 @@ class NodeStatus:
             (self.opens_ms is not None, f"outside its hours: {self._opening}"),
             (self.model_state == "none", "it has no models"),
             (self.model_state != "active", f"no model is active: {self._why_not_active}"),
+            (bool(self._why_apart), self._why_apart),
             (not self.gateways, "no gateway has a session with it"),
             (
                 bool(self.refused_recently),
@@ -119,6 +128,12 @@ class NodeStatus:
             ),
         )
         return next((text for holds, text in reasons if holds), "no gateway has a job for it")
+
+    @property
+    def _why_apart(self) -> str:
+        """Why it has no work although it left the global pool for a subcloud."""
+        found = (s for s in self.subclouds if s.subcloud_id == self.isolated and s.reason)
+        return next((f"it works for {s.name} only, and {s.reason}" for s in found), "")
 
     @property
     def _opening(self) -> str:
@@ -144,6 +159,8 @@ def read_status(path: Path) -> NodeStatus:
             ModelStatus(**{**model, "notes": tuple(model.get("notes", ()))})
             for model in content.get("models", ())
         )
+        content["evidence"] = tuple(content.get("evidence", ()))
+        content["subclouds"] = tuple(map(subcloud_status_of, content.get("subclouds", ())))
         status = NodeStatus(**{name: value for name, value in content.items() if name in names})
     except (ValueError, TypeError, AttributeError) as error:
         raise MalformedError(f"{path} is not a node's status") from error

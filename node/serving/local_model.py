@@ -30,7 +30,7 @@ from node.serving.memory import Loaded
 from node.serving.room import MemoryFullError, Room
 from node.serving.runtime_plan import RuntimePlan
 from node.serving.shelf import ModelShelf, ShelfModel
-from node.serving.standing import Standing, StandingBook
+from node.serving.standing import OwnModel, Standing, StandingBook, no_own_model
 from node.serving.trouble import Trouble
 from node.serving.usage import ModelUsage
 from p2p.adverts import ModelAdvert
@@ -54,20 +54,21 @@ class LocalModel:
         rules: OperatorRules,
         expected: bool,
         on_change: Callable[[], None],
+        own_model: OwnModel = no_own_model,
     ) -> None:
         """Begin unloaded.
 
         Args:
             plan: how its runtimes are made.
             expected: to be loaded at the start, without waiting for an offer.
-            on_change: called after every change of state.
+            on_change: called after every change of state. own_model: as `StandingBook`.
         """
         self.kept = kept
         self.jobs = 0
         self.expected = expected
         self._shelf = shelf
         self._plan = plan
-        self._standings = StandingBook(configuration, rules)
+        self._standings = StandingBook(configuration, rules, own_model)
         self._room = room
         self._on_change = on_change
         self._state_seen = ModelState.PENDING

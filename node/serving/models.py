@@ -15,6 +15,7 @@ from node.serving.local_model import LocalModel
 from node.serving.room import Room
 from node.serving.runtime_plan import RuntimePlan
 from node.serving.shelf import ModelShelf, ShelfModel
+from node.serving.standing import OwnModel, no_own_model
 from p2p.configuration_book import ConfigurationBook
 from p2p.limits import MODELS_PER_NODE_MAX
 
@@ -34,12 +35,14 @@ class ServedModels:
         rules: OperatorRules,
         expected: Callable[[ShelfModel], bool],
         on_change: Callable[[], None],
+        own_model: OwnModel = no_own_model,
     ) -> None:
         """Serve what the shelves have.
 
         Args:
             expected: says which models are loaded at the start; a single one always is.
             on_change: called after every change of a model's state.
+            own_model: gives what a policy of this node's subclouds approves by itself.
         """
         self.room = room
         self.on_change = on_change
@@ -48,6 +51,7 @@ class ServedModels:
         self._configuration = configuration
         self._rules = rules
         self._expected = expected
+        self._own_model = own_model
         self._models: dict[bytes, Served] = {}
         self._local: dict[bytes, LocalModel] = {}
         self._tokens: tuple[bytes, ...] = ()
@@ -117,6 +121,7 @@ class ServedModels:
             rules=self._rules,
             expected=alone or self._expected(kept),
             on_change=self.on_change,
+            own_model=self._own_model,
         )
         self._local[kept.file.digest] = self._models[kept.file.digest] = model
         nursery.start_soon(model.run)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import trio
 
@@ -18,6 +20,7 @@ from node.serving.models import ServedModels
 from node.serving.room import Room
 from node.serving.runtime_plan import RuntimePlan
 from node.serving.shelf import ModelShelf, OneFileShelf, ShelfModel
+from node.serving.standing import OwnModel, no_own_model
 from node.settings import NodeSettings
 from node.store.shelf import StoreShelf
 from node.store.store import ModelStore
@@ -40,7 +43,10 @@ class OpenModels:
 
 @asynccontextmanager
 async def open_models(
-    settings: NodeSettings, configuration: ConfigurationBook, on_change: Callable[[], None]
+    settings: NodeSettings,
+    configuration: ConfigurationBook,
+    on_change: Callable[[], None],
+    own_model: OwnModel = no_own_model,
 ) -> AsyncIterator[OpenModels]:
     """Read and load what the operator names, and keep serving it until the block ends.
 
@@ -56,7 +62,7 @@ async def open_models(
     bytes_max = settings.memory_bytes_max
     if bytes_max is None and len(shelves) != (only is not None):
         bytes_max = default_memory_bytes()
-    with (settings.data_dir / "runtime.log").open("ab") as runtime_log:
+    with _runtime_log(settings).open("ab") as runtime_log:
         models = ServedModels(
             shelves,
             RuntimePlan(settings, prefix, runtime_log),
@@ -65,6 +71,7 @@ async def open_models(
             rules=settings.rules,
             expected=lambda kept: _is_expected(settings, only, kept),
             on_change=on_change,
+            own_model=own_model,
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(models.run)
@@ -74,6 +81,12 @@ async def open_models(
                 await file.first()
             yield OpenModels(models, file, bool(prefix))
             nursery.cancel_scope.cancel()
+
+
+def _runtime_log(settings: NodeSettings) -> Path:
+    """Where the runtimes' stderr goes: nowhere if the operator promised to store no content, for a
+    trace or a library's message may quote a prompt."""
+    return Path(os.devnull) if settings.stores_no_content else settings.data_dir / "runtime.log"
 
 
 def _open_shelves(settings: NodeSettings) -> tuple[tuple[ModelShelf, ...], OneFileShelf | None]:

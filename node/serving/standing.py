@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from node.agent.admission_rules import OperatorRules, model_refused
@@ -12,10 +13,17 @@ from node.serving.shelf import FileFacts
 from p2p.configuration_book import ConfigurationBook
 from p2p.network_configuration import ApprovedModel, NetworkConfiguration, price_terms
 
+OwnModel = Callable[[bytes], ApprovedModel | None]
+
+
+def no_own_model(digest: bytes) -> ApprovedModel | None:
+    """No policy approves anything."""
+    return None
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What follows from a configuration: `approved` None: it does not know the model.
+    """What follows from a configuration: `approved` None: neither it nor a policy knows the model.
 
     `rules_reason`: why the operator's own rules forbid it, or empty.
     """
@@ -29,11 +37,18 @@ class StandingBook:
     """Gives one model's standing; found once for each configuration, file and runtime, because
     every offer asks for it."""
 
-    def __init__(self, configuration: ConfigurationBook, rules: OperatorRules) -> None:
-        """Look into this configuration."""
+    def __init__(
+        self,
+        configuration: ConfigurationBook,
+        rules: OperatorRules,
+        own_model: OwnModel = no_own_model,
+    ) -> None:
+        """Look into this configuration; `own_model` gives what a policy of this node's subclouds
+        approves by itself."""
         self._configuration = configuration
         self._rules = rules
-        self._seen: tuple[NetworkConfiguration | None, FileFacts, RuntimeFacts | None] | None = None
+        self._own_model = own_model
+        self._seen: tuple[object, ...] = ()
         self._standing: Standing | None = None
 
     @property
@@ -44,19 +59,24 @@ class StandingBook:
     def of(self, file: FileFacts, runtime: RuntimeFacts | None) -> Standing:
         """The standing now."""
         current = self._configuration.current if self._configuration.known else None
-        seen, standing = self._seen, self._standing
-        if seen is not None and standing is not None:
-            same = seen[0] is current and seen[1] is file and seen[2] is runtime
-            if same:
-                return standing
-        self._seen = (current, file, runtime)
-        self._standing = standing = self._find(current, file, runtime)
+        own = self._own_model(file.digest)
+        seen, standing = (current, file, runtime, own), self._standing
+        same = all(new is old for new, old in zip(seen, self._seen, strict=False))
+        if standing is not None and same:
+            return standing
+        self._seen = seen
+        self._standing = standing = self._find(current, file, runtime, own)
         return standing
 
     def _find(
-        self, current: NetworkConfiguration | None, file: FileFacts, runtime: RuntimeFacts | None
+        self,
+        current: NetworkConfiguration | None,
+        file: FileFacts,
+        runtime: RuntimeFacts | None,
+        own: ApprovedModel | None,
     ) -> Standing:
         approved = current.model_with_digest(file.digest) if current is not None else None
+        approved = approved or own
         rules_reason = ""
         if current is not None and approved is not None:
             terms = price_terms(current, approved)

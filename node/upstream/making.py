@@ -30,10 +30,13 @@ async def open_upstream(
     on_change: Callable[[], None],
     environment: Mapping[str, str] = os.environ,
     times: UpstreamTimes | None = None,
+    unlisted_ok: bool = False,
 ) -> AsyncIterator[tuple[UpstreamModel, ...]]:
     """Give the models that a server is offered for; each must still be run.
 
     Without `models` these are all of the server's that the configuration lists by name.
+    `unlisted_ok`: a subcloud's policy may list what the configuration does not; until one does, it
+    is inactive.
     Raises: UpstreamSetupError if none is listed, or the key cannot be read; MalformedError.
     """
     key = read_key(key_file, environment)
@@ -41,7 +44,8 @@ async def open_upstream(
     client = UpstreamClient(server_root(url), key=key, connections=connections * 4, times=times)
     try:
         pairs = model_names(models) or await _found(client, configuration)
-        _check_listed(pairs, configuration)
+        if not unlisted_ok:
+            _check_listed(pairs, configuration)
         yield tuple(
             UpstreamModel(client, own, name, configuration, network, operator, on_change=on_change)
             for own, name in pairs

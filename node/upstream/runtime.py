@@ -66,10 +66,12 @@ class UpstreamRuntime:
         *,
         slots: int,
         image_urls: bool = False,
+        log_reasons: bool = True,
         on_result: Callable[[UpstreamError | None], None] = lambda error: None,
     ) -> None:
         """`model`: as the network's configuration has it now; `on_result` hears how each job went
-        at the server: None for well."""
+        at the server: None for well. `log_reasons`: write what the server said of a failed job,
+        which may quote the request."""
         self.facts: UpstreamFacts | None = None
         self.slots = slots
         self.output_tokens = 0
@@ -77,6 +79,7 @@ class UpstreamRuntime:
         self._client = client
         self._model = model
         self._image_urls = image_urls
+        self._log_reasons = log_reasons
         self._on_result = on_result
         self._free = trio.CapacityLimiter(slots)
         self._jobs: dict[int, _Job] = {}
@@ -199,7 +202,8 @@ class UpstreamRuntime:
 
     def _failed(self, error: UpstreamError, counts: AnswerCounts) -> str:
         """Note a failure; give the outcome that it makes of the job."""
-        log.info("a job failed at the server: %s", error.reason)
+        reason = error.reason if self._log_reasons else error.code
+        log.info("a job failed at the server: %s", reason)
         self._on_result(error)
         return error.code if error.code in REFUSALS and not counts.tokens else "failed"
 

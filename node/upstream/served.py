@@ -19,6 +19,7 @@ from node.agent.admission_rules import NO_RULES, OperatorRules, model_refused
 from node.agent.runtime_port import ModelCounters, ModelFacts, ModelPace, ModelState
 from node.errors import NodeError
 from node.limits import MODEL_CHECK_INTERVAL_S
+from node.serving.standing import OwnModel, no_own_model
 from node.upstream.client import UpstreamClient
 from node.upstream.errors import UpstreamError, UpstreamSetupError
 from node.upstream.facts import Server, UpstreamFacts
@@ -49,6 +50,8 @@ class Declared:
 
     `image_urls`: pass on addresses of images, which the server then fetches. `share_cache`: let all
     callers share the server's prompt cache. `rules`: what the operator takes of what is listed.
+    `own_model`: what a policy of this node's subclouds lists by itself. `log_reasons`: see
+    `UpstreamRuntime`.
     """
 
     slots: int | None = None
@@ -58,6 +61,8 @@ class Declared:
     image_urls: bool = False
     share_cache: bool = False
     rules: OperatorRules = NO_RULES
+    own_model: OwnModel = no_own_model
+    log_reasons: bool = True
 
 
 class UpstreamModel:
@@ -96,6 +101,7 @@ class UpstreamModel:
             self._configured,
             slots=operator.slots or SLOTS_DEFAULT,
             image_urls=operator.image_urls,
+            log_reasons=operator.log_reasons,
             on_result=self._on_result,
         )
 
@@ -264,7 +270,9 @@ class UpstreamModel:
         if not self._configuration.known:
             return None
         model = self._configuration.current.model_named(self.name)
-        return model if model is not None and not model.verified else None
+        if model is not None and not model.verified:
+            return model
+        return self._operator.own_model(self.digest)
 
     def _not_allowed(self) -> str:
         """Why the network or the operator's own rules do not have it served, or empty."""

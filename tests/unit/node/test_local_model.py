@@ -14,9 +14,10 @@ from node.errors import NodeError, RuntimeRefusedError, RuntimeStartError, Runti
 from node.limits import MODEL_RETRY_S_MAX, MODEL_RETRY_S_MIN
 from node.serving.judging import Signs, judge
 from node.serving.trouble import Trouble
+from p2p.approved_models import ApprovedModel
 from p2p.errors import RefusedError
 from tests.fakes.local_models import FILE, ModelWorld, Shelf, at_once, file_with, until
-from tests.fakes.trust import MODEL_DIGEST, MODEL_ID, configuration
+from tests.fakes.trust import MODEL, MODEL_DIGEST, MODEL_ID, configuration
 
 
 @pytest.fixture
@@ -268,3 +269,19 @@ async def test_a_store_that_cannot_be_read_changes_nothing(clock: Any, nursery: 
     world.shelf.changed_token = broken  # type: ignore[method-assign]
     await trio.sleep(5)
     assert world.model.ready
+
+
+async def test_a_policy_may_approve_what_the_network_does_not(clock: Any, nursery: Any) -> None:
+    approved: list[ApprovedModel] = []
+    world = ModelWorld(own_model=lambda digest: next(iter(approved), None))
+    await nursery.start(world.models.run)
+    await world.model.first()
+    world.book.offer(configuration(2, world.book.signed, models=()))
+    assert world.model.state is ModelState.INACTIVE
+    approved.append(MODEL.model_copy(update={"name": "tuned", "context_tokens": 512}))
+    assert world.model.state is ModelState.ACTIVE
+    advert = world.model.advert()
+    assert advert is not None
+    assert (advert.name, advert.context_tokens) == ("tuned", 512)
+    approved.clear()
+    assert world.model.advert() is None

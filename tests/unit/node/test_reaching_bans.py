@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import pytest
 import trio
 
 from gateway.peer.announcing import Announcer
 from node.reaching import Reaching
 from p2p.codec import encode_messages
 from p2p.network import Way
+from p2p.reaching.gateway_statements import KnownGateway, verify_gateway
 from p2p.types import PeerId
 from tests.fakes import trust
 from tests.fakes.clocks import START_MS
@@ -99,3 +102,36 @@ async def test_a_banned_gateway_is_not_dialled(autojump_clock: trio.abc.Clock) -
     with trio.move_on_after(100):
         await reaching._dial_gateways()
     assert len(network.dialled) == before
+
+
+def test_accounts_own_gateways_take_some_of_the_places_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Anybody may have own gateways: the authority's are dialled all the same, and first."""
+    monkeypatch.setattr("node.reaching.GATEWAYS_DIALLED_MAX", 6)
+    monkeypatch.setattr("node.reaching.OWN_GATEWAYS_DIALLED_MAX", 3)
+    nothing: Any = None
+    network: Any = Network()
+    reaching = Reaching(
+        network,
+        nothing,
+        mode="yes",
+        announced=False,
+        clock_ms=lambda: START_MS,
+        on_change=lambda: None,
+    )
+    known = verify_gateway(statement(), trust.NETWORK, START_MS)
+
+    def hear(*numbers: int, own: bool) -> None:
+        for number in numbers:
+            said = replace(known.statement, peer_id=trust.key_pair(900 + number).peer_id)
+            certificate = replace(known.certificate, own_namespaces_only=own)
+            reaching._book.add(KnownGateway(said, known.signed, certificate), START_MS)
+
+    hear(1, 2, own=True)
+    assert len(reaching._choose()) == 2
+    hear(3, 4, 5, 6, own=True)
+    assert len(reaching._choose()) == 1
+    hear(7, 8, 9, 10, own=False)
+    chosen = reaching._choose()
+    assert [one.certificate.own_namespaces_only for one in chosen] == [False] * 3

@@ -22,7 +22,7 @@ from node.upstream.making import open_upstream
 from node.upstream.names import model_names, server_root
 from node.upstream.probing import declared, probe, try_out
 from node.upstream.served import Declared, UpstreamModel
-from p2p.approved_models import UnverifiedModel, unverified_digest
+from p2p.approved_models import ApprovedModel, UnverifiedModel, unverified_digest
 from p2p.errors import MalformedError, RefusedError
 from tests.fakes import trust
 from tests.fakes.upstream_server import FakeUpstream, error, run_upstream
@@ -379,3 +379,21 @@ def test_settings() -> None:
     ):
         with pytest.raises(MalformedError):
             settings(**bad)
+
+
+async def test_a_policy_may_list_what_the_configuration_does_not() -> None:
+    listed: list[ApprovedModel] = []
+    digest = unverified_digest(trust.NETWORK, "big")
+    own = Declared(
+        slots=2, own_model=lambda wanted: next((m for m in listed if wanted == digest), None)
+    )
+    async with offered(FakeUpstream(), operator=own) as (model, book):
+        book.offer(trust.configuration(2, book.signed))
+        await until(lambda: model.state is ModelState.INACTIVE)
+        listed.append(trust.MODEL.model_copy(update={"name": "big", "digest": digest.hex()}))
+        await until(lambda: model.state is ModelState.ACTIVE)
+        advert = model.advert()
+        assert advert is not None
+        assert (advert.digest, advert.verified) == (digest, False)
+        listed.clear()
+        assert model.advert() is None
