@@ -20,6 +20,7 @@ COMMANDS = {
     "account": ("resultity.commands.account:account", "Open accounts, keep their keys."),
     "namespace": ("resultity.commands.namespace:namespace", "Open and list namespaces."),
     "key": ("resultity.commands.key:key", "Create, list, rotate and revoke API keys."),
+    "subcloud": ("resultity.commands.subcloud:subcloud", "Define subclouds by policies."),
     "payments": ("resultity.commands.payments:payments", "Take payments for credit."),
     "admin": ("resultity.commands.admin:admin", "Grant credit."),
     "usage": ("resultity.commands.usage:usage", "See what was used."),

@@ -15,7 +15,9 @@ from typing import Protocol, TypeVar
 
 from p2p.account_file import AccountKeys, load_account, store_account
 from p2p.account_messages import AccountKeyChange, AccountRequest, AccountStatement
+from p2p.account_proof import AccountProof, prove_account
 from p2p.codec import Message
+from p2p.errors import P2PError
 from p2p.identity import load_key, load_or_create_key
 from p2p.ledger_messages import TransferResult
 from p2p.signing import KeyPair, Signed
@@ -56,6 +58,23 @@ class OwnersDesk:
         if account_id_from_founding(found.founding.body) != account_id:
             raise GatewayCallError("the gateway answered with another account")
         return found
+
+    def proof(self, signer: KeyPair, account_id: AccountId) -> AccountProof:
+        """Get what proves to strangers whose keys are the account's.
+
+        Raises: GatewayCallError (also for an answer that proves something else).
+        """
+        found = self.view(signer, account_id)
+        try:
+            proven = prove_account(found.founding, found.changes, self._network)
+        except P2PError as error:
+            raise GatewayCallError(f"the gateway's account does not verify: {error}") from error
+        if proven.length != found.key_changes or signer.public_key not in proven.signing_keys:
+            raise GatewayCallError(
+                f"the gateway does not prove that this key is one of {account_id} after its key "
+                f"change {found.key_changes}"
+            )
+        return AccountProof(found.founding, found.changes)
 
     def add(self, path: Path, new_path: Path) -> AccountKeys:
         """Make a second account file with a key of its own (for another person or machine).

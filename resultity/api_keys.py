@@ -76,6 +76,8 @@ def key_as_record(key: KeySummary, now_ms: int) -> dict[str, Any]:
             "models": list(key.models) or None,
             "gateways": list(key.gateways) or None,
             "source_networks": list(limits.networks) or None,
+            "subclouds": list(limits.subclouds) or None,
+            "default_subcloud": limits.default_subcloud or None,
         },
     }
 
@@ -95,6 +97,8 @@ def key_as_text(key: KeySummary, now_ms: int) -> str:
         ("models", key.models),
         ("gateways", key.gateways),
         ("from", limits.networks),
+        ("subclouds", limits.subclouds),
+        ("default subcloud", (limits.default_subcloud,) if limits.default_subcloud else ()),
     ):
         if names:
             parts.append(f"{what} {', '.join(names)}")

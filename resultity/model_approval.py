@@ -63,6 +63,8 @@ def approve_model(
             version=file.version or "1",
             digest=file.digest.hex(),
             tasks=tasks or _tasks_of(file),
+            family=file.architecture,
+            quantisation=file.quantisation,
             context_tokens=file.context_tokens,
             default_output_tokens=min(OUTPUT_TOKENS_DEFAULT, max(1, file.context_tokens // 2)),
             input_microcredits_per_million_tokens=prices.input_microcredits_per_million_tokens,

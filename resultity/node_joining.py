@@ -22,12 +22,13 @@ from p2p.clock import system_clock_ms
 from p2p.errors import MalformedError
 from p2p.network_configuration import NetworkConfiguration
 from p2p.node_invites import JoinInvite
+from p2p.pre_shared_key import load_pre_shared_key
 from resultity.errors import DataFolderError, SettingsError
 
 MODELS_FOLDER = "models"
 OWED_FILE = "owed.journal"
 NO_LISTENER = "none"
-_PATHS_AND_NAMES = {"network", "account_file", "models_dir", "model"}
+_PATHS_AND_NAMES = {"network", "account_file", "models_dir", "model", "pre_shared_key_file"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Choices:
     model: str | None = None
     listen: tuple[str, ...] = ()
     timeout_s: float = 60.0
+    pre_shared_key_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,11 @@ def join(folder: Path, invite: JoinInvite, choices: Choices) -> Joined:
         changes["account_file"] = str(given.absolute())
     else:
         account = load_or_create_account(account_file, invite.network, system_clock_ms)
+    key_file = choices.pre_shared_key_file
+    if key_file is not None:
+        changes["pre_shared_key_file"] = str(key_file.absolute())
+    elif "pre_shared_key_file" in table:
+        key_file = Path(table["pre_shared_key_file"])
     enrolment = trio.run(
         partial(
             enrol,
@@ -115,6 +122,7 @@ def join(folder: Path, invite: JoinInvite, choices: Choices) -> Joined:
             invite=invite,
             patience_s=choices.timeout_s,
             clock_ms=system_clock_ms,
+            pre_shared_key=load_pre_shared_key(key_file),
         )
     )
     change_settings_file(folder, changes)

@@ -10,6 +10,7 @@ from node.observation.status import ModelStatus, NodeStatus, read_status
 from resultity.accounts import show_credits
 from resultity.errors import NotRunningError
 from resultity.folder_lock import lock_holder
+from resultity.node_subclouds import subcloud_rows
 from resultity.settings_sources import default_data_dir
 
 STATUS_FILE = "status.json"
@@ -96,6 +97,7 @@ def _rows(status: NodeStatus, now_ms: int) -> list[tuple[str, str]]:
         ),
         ("memory", _memory_line(status)),
         ("machine", status.hardware),
+        *subcloud_rows(status),
         ("refused", _refused_line(status)),
         ("network", f"{status.gateways} gateways, bootstrap {status.bootstrap or 'unreachable'}"),
         *([("reach", status.reach)] if status.reach else []),

@@ -159,7 +159,7 @@ def reported_errors() -> Iterator[None]:
     """Turn what leaves the block into one line on stderr and exit code 1 (a click exception)."""
     try:
         yield
-    except (click.ClickException, click.exceptions.Exit):
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
     except Exception as error:
         if debug_wanted():

@@ -1,4 +1,4 @@
-"""Owns `account create|register|balance|earnings|refer` and the group `account key`."""
+"""Owns `account create|register|balance|earnings` and the group `account`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from p2p.opening_messages import InviteSecret
 from p2p.types import NetworkId
 from resultity.account_invites import read_invite
 from resultity.accounts import earnings_request, opening, show_credits, statement_request
+from resultity.commands.account_gateway import certify_gateway
 from resultity.commands.account_key import key
 from resultity.commands.account_refer import refer
 from resultity.commands.options import DATA_DIR, EXISTING, PATH
@@ -37,6 +38,7 @@ def account() -> None:
 
 account.add_command(key)
 account.add_command(refer)
+account.add_command(certify_gateway)
 
 
 @account.command("create")
@@ -138,6 +140,7 @@ def balance(
                 "held_microcredits": statement.held,
                 "leased_microcredits": statement.leased,
                 "spent_microcredits": statement.spent,
+                "staked_microcredits": statement.staked,
                 "granted_microcredits": statement.granted,
                 "credited_microcredits": statement.credited,
                 "grants_verified": grants,
@@ -162,7 +165,7 @@ def earnings(
     as_json: bool,
     data_dir: Path | None,
 ) -> None:
-    """Show what an account's nodes and gateways earned, matured and not yet matured."""
+    """Show what an account's nodes, gateways and subclouds earned, matured and not yet matured."""
     with reported_errors():
         network = find_network(network_id, data_dir)
         keys = load_account(account_file or local_folders(data_dir).operator_account, network)
@@ -176,6 +179,9 @@ def earnings(
             "fees_unmatured_microcredits": found.unmatured_fees,
             "earned_disputed_microcredits": found.disputed_earned,
             "fees_disputed_microcredits": found.disputed_fees,
+            "subclouds_microcredits": found.owner_fees,
+            "subclouds_unmatured_microcredits": found.unmatured_owner_fees,
+            "subclouds_disputed_microcredits": found.disputed_owner_fees,
             "legs": found.legs,
             "mature_after_s": found.mature_after_s,
         }
@@ -186,10 +192,11 @@ def earnings(
         for name, total, unmatured in (
             ("nodes", found.earned, found.unmatured_earned),
             ("gateways", found.fees, found.unmatured_fees),
+            ("subclouds", found.owner_fees, found.unmatured_owner_fees),
         ):
             matured = show_credits(total - unmatured)
             click.echo(f"{name:<10}{matured:>18}{show_credits(unmatured):>18} credits")
-        disputed = found.disputed_earned + found.disputed_fees
+        disputed = found.disputed_earned + found.disputed_fees + found.disputed_owner_fees
         if disputed:
             click.echo(f"{show_credits(disputed)} credits of the unmatured are disputed")
         click.echo(
@@ -211,5 +218,8 @@ def print_balance(amounts: Mapping[str, object], *, as_json: bool) -> None:
     leased = amounts.get("leased_microcredits")
     if isinstance(leased, int) and leased:
         click.echo(f"{show_credits(leased)} credits of what is held are leased to gateways")
+    staked = amounts.get("staked_microcredits")
+    if isinstance(staked, int) and staked:
+        click.echo(f"{show_credits(staked)} credits of what is spent are set aside for subclouds")
     if "grants_verified" in amounts:
         click.echo(f"{amounts['grants_verified']} grants, each signed by a mint key of the network")

@@ -16,9 +16,12 @@ from resultity.commands.key_limit import limit
 from resultity.commands.options import ACCOUNT, DATA_DIR, GATEWAY, NETWORK
 from resultity.courier import Courier
 from resultity.errors import SettingsError
+from resultity.key_subclouds import finder, with_subclouds
 from resultity.role_process import reported_errors
 from resultity.targets import find_gateway, find_network, local_folders
 
+SUBCLOUD_HELP = "Subclouds (ID or name; `global`: the global pool) it may use; default: all."
+DEFAULT_SUBCLOUD_HELP = "Where requests go that name no subcloud; default: the only one it may use."
 MILLISECONDS_PER_HOUR = 3_600_000
 MILLISECONDS_PER_DAY = 24 * MILLISECONDS_PER_HOUR
 
@@ -43,6 +46,8 @@ key.add_command(limit)
 @click.option("--model", "models", multiple=True, help="Models that it may use; default: all.")
 @click.option("--allow-gateway", "gateways", multiple=True, help="Peer IDs; default: all.")
 @click.option("--source", "sources", multiple=True, help="Networks (CIDR); default: everywhere.")
+@click.option("--subcloud", "subclouds", multiple=True, help=SUBCLOUD_HELP)
+@click.option("--default-subcloud", help=DEFAULT_SUBCLOUD_HELP)
 @click.option("--json", "as_json", is_flag=True)
 @NETWORK
 @GATEWAY
@@ -59,6 +64,8 @@ def create(
     models: tuple[str, ...],
     gateways: tuple[str, ...],
     sources: tuple[str, ...],
+    subclouds: tuple[str, ...],
+    default_subcloud: str | None,
     as_json: bool,
     network_id: str | None,
     gateway: str | None,
@@ -68,13 +75,14 @@ def create(
     with reported_errors():
         network = find_network(network_id, data_dir)
         keys = load_account(account_file or local_folders(data_dir).consumer_account, network)
-        now_ms = system_clock_ms()
+        now_ms, url = system_clock_ms(), find_gateway(gateway, data_dir)
         limits = KeyLimits(
             parse_credits(credits_per_day) if credits_per_day else 0,
             requests_per_minute or 0,
             tokens_per_minute or 0,
             tuple(parse_source(text) for text in sources),
         )
+        limits = with_subclouds(limits, subclouds, default_subcloud, finder(url, network))
         api_key, document = new_key(
             keys,
             network,
@@ -87,7 +95,7 @@ def create(
             gateways=tuple(parse_gateway(text) for text in gateways),
             limits=limits,
         )
-        Courier(find_gateway(gateway, data_dir)).operation(document)
+        Courier(url).operation(document)
         if as_json:
             click.echo(json.dumps({"key_id": api_key.key_id, "api_key": api_key.text}))
         else:

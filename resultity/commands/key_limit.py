@@ -16,11 +16,11 @@ from resultity.api_keys import key_as_record, key_as_text, parse_gateway, parse_
 from resultity.commands.options import EXISTING, PATH
 from resultity.courier import Courier
 from resultity.errors import SettingsError
+from resultity.key_subclouds import ANY, finder, with_subclouds
 from resultity.role_process import reported_errors
 from resultity.targets import find_gateway, find_network, local_folders
 
 MILLISECONDS_PER_DAY = 86_400_000
-ANY = "any"
 
 
 @click.command("limit")
@@ -34,6 +34,8 @@ ANY = "any"
 @click.option("--model", "models", multiple=True, help="Models that it may use, or `any`.")
 @click.option("--allow-gateway", "gateways", multiple=True, help="Peer IDs, or `any`.")
 @click.option("--source", "sources", multiple=True, help="Networks (CIDR), or `any`.")
+@click.option("--subcloud", "subclouds", multiple=True, help="ID or name, `global`, or `any`.")
+@click.option("--default-subcloud", help="Where requests go that name none; `global`: the pool.")
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--account-file", type=EXISTING, help="Default: the local network's consumer.")
 @click.option("--network", "network_id", help="Default: the local network's ID.")
@@ -50,6 +52,8 @@ def limit(
     models: tuple[str, ...],
     gateways: tuple[str, ...],
     sources: tuple[str, ...],
+    subclouds: tuple[str, ...],
+    default_subcloud: str | None,
     as_json: bool,
     account_file: Path | None,
     network_id: str | None,
@@ -64,7 +68,8 @@ def limit(
     with reported_errors():
         network = find_network(network_id, data_dir)
         keys = load_account(account_file or local_folders(data_dir).consumer_account, network)
-        courier = Courier(find_gateway(gateway, data_dir))
+        url = find_gateway(gateway, data_dir)
+        courier = Courier(url)
 
         def read() -> KeySummary:
             found = read_keys(courier, keys, network, namespace)
@@ -74,7 +79,7 @@ def limit(
             raise SettingsError(f"the namespace {namespace} has no API key {key_id[:40]!r}")
 
         now, now_ms = read(), system_clock_ms()
-        limits = now.limits
+        limits = with_subclouds(now.limits, subclouds, default_subcloud, finder(url, network))
         document = KeyLimitsChange(
             keys.account_id,
             key_id,
@@ -88,6 +93,8 @@ def limit(
                 limits.requests_per_minute if requests_per_minute is None else requests_per_minute,
                 limits.tokens_per_minute if tokens_per_minute is None else tokens_per_minute,
                 _names(tuple(s if s == ANY else parse_source(s) for s in sources), limits.networks),
+                limits.subclouds,
+                limits.default_subcloud,
             ),
             now_ms,
         )

@@ -12,6 +12,7 @@ from p2p.clock import system_clock_ms
 from p2p.embeddings import TASKS
 from p2p.identity import load_key, load_or_create_key
 from p2p.network_configuration import open_configuration
+from p2p.pre_shared_key import create_pre_shared_key
 from p2p.types import AccountId, PeerId, Role, is_account_id, parse_network_id, public_key_of
 from resultity.commands.network_invite import invite_account, invite_node
 from resultity.commands.network_mirror import (
@@ -51,6 +52,21 @@ network.add_command(invite_node)
 network.add_command(admit_mirror)
 network.add_command(name_log_key)
 network.add_command(allow_unverified)
+
+
+@network.command("new-pre-shared-key")
+@click.argument("file", type=PATH)
+def new_pre_shared_key(file: Path) -> None:
+    """Make the key of a network of one's own: whoever lacks it cannot say a word to its peers.
+
+    Every peer is started with `--pre-shared-key-file FILE`; give it away by a safe channel.
+    """
+    with reported_errors():
+        try:
+            create_pre_shared_key(file)
+        except FileExistsError as error:
+            raise SettingsError(f"{file} exists: a network has one key") from error
+        click.echo(f"{file}: give it to every peer of the network (--pre-shared-key-file)")
 
 
 @network.command("init")

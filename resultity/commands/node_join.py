@@ -15,7 +15,7 @@ import psutil
 from p2p.clock import system_clock_ms
 from p2p.node_invites import JoinInvite
 from resultity.accounts import show_credits
-from resultity.commands.options import PATH
+from resultity.commands.options import EXISTING, PATH
 from resultity.errors import DataFolderError, SettingsError
 from resultity.folder_lock import is_locked, lock_holder, locked_folder
 from resultity.local.processes import wait_gone
@@ -53,6 +53,8 @@ DATA_DIR = click.option(
               "none (the default): outbound connections only.")  # fmt: skip
 @click.option("--timeout", "timeout_s", type=click.FloatRange(1, 3600), default=60.0,
               show_default=True, help="Seconds to try to reach a bootstrap.")  # fmt: skip
+@click.option("--pre-shared-key-file", type=EXISTING,
+              help="The key of a network that has one; its operator gives it to you.")  # fmt: skip
 @click.option("--run", "run_it", is_flag=True, help="Serve at once, until SIGINT or SIGTERM.")
 @click.option("--yes", is_flag=True, help="Do not ask before joining.")
 @click.option("--json", "as_json", is_flag=True)
@@ -63,6 +65,7 @@ def join_command(
     model: str | None,
     listen: tuple[str, ...],
     timeout_s: float,
+    pre_shared_key_file: Path | None,
     run_it: bool,
     yes: bool,
     as_json: bool,
@@ -91,7 +94,8 @@ def join_command(
             click.confirm("Join this network?", default=True, abort=True, err=True)
         with locked_folder(folder):
             set_up_logging("info", folder / "logs" / "join.log", quiet=True)
-            joined = join(folder, invite, Choices(account_file, model, listen, timeout_s))
+            choices = Choices(account_file, model, listen, timeout_s, pre_shared_key_file)
+            joined = join(folder, invite, choices)
     if as_json:
         click.echo(json.dumps(_facts(folder, joined)))
     else:

@@ -24,6 +24,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 NODE_COMMANDS = {
     # Imports an HTTP client, which no other command of a node needs.
     "models": ("resultity.commands.node_models:models", "Keep the model files of a node."),
+    "subclouds": (
+        "resultity.commands.node_subclouds:subclouds",
+        "Join, leave and watch subclouds with a node.",
+    ),
 }
 LISTEN_HELP = "Multiaddress to listen on (repeatable), or none; default /ip4/127.0.0.1/tcp/0."
 
@@ -35,6 +39,9 @@ def common_options(function: F) -> F:
             click.option("--network", help="ID of the network (name-<32 hex digits>)."),
             click.option("--data-dir", type=PATH, help="Folder for the identity and all state."),
             click.option("--listen", multiple=True, help=LISTEN_HELP),
+            click.option(
+                "--pre-shared-key-file", type=PATH, help="The key of a network that has one."
+            ),
             click.option("--config", type=EXISTING, help="TOML file with a table for the role."),
             click.option(
                 "--log-level", type=click.Choice(LEVELS), default="info", show_default=True
@@ -159,6 +166,9 @@ def gateway() -> None:
 @common_options
 @bootstraps_option
 @click.option("--certificate", type=PATH, help="Certificate chain (from `network certify`).")
+@click.option(
+    "--binding", type=PATH, help="Instead: the account's (from `account certify-gateway`)."
+)
 @click.option("--http-host", help="Address of the API; default 127.0.0.1.")
 @click.option("--http-port", type=click.IntRange(0, 65535), help="Port of the API; default 8420.")
 @click.option(
@@ -167,6 +177,7 @@ def gateway() -> None:
     multiple=True,
     help="Multiaddress of a mirror to ask about the ledger's log (repeatable).",
 )
+@click.option("--geoip-file", type=PATH, help="MaxMind DB of countries, for subclouds' regions.")
 def gateway_run(**given: Any) -> None:
     """Serve the API until SIGINT or SIGTERM."""
     _run("gateway", given)

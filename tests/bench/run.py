@@ -2,10 +2,11 @@
 
 Starts a network of real processes on loopback (bootstrap with its ledger on SQLite, one node whose
 engine answers at once with 20 tokens, one gateway with one worker) and a bare FastAPI handler,
-loads both in turn, then the ledger at the store's port beside bare SQLite and pgbench, and prints
-the figures beside the targets. Takes about seven minutes, `--quick` about two and a half. Exit code
-1 if an answer was wrong (the figures mean nothing then); a target that is missed is printed, not an
-error.
+loads both in turn, then the ledger at the store's port beside bare SQLite and pgbench, then lets a
+policy spread among 50 peers, judges nodes by policies, and prints the figures beside the targets.
+Takes about seven minutes, `--quick` about two and a half. Exit code 1 if an answer was wrong (the
+figures mean nothing then), or if judging one node by one policy takes longer than it may (a gate);
+any other target that is missed is printed, not an error.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from measuring import TOKENS, Measurements, run_memory, run_rounds, say
 from processes import BenchError, running_baseline, running_network
 from report import as_json, figures, print_table
 from sampling import profile_network
+from subcloud_index import gate_is_missed, index_figures
+from subcloud_spread import spread_figures
 
 LEDGER_JOBS = 10_000
 """Of one run at the store's port: two transfers each."""
@@ -92,6 +95,9 @@ def bench(rounds: int, duration_s: float, memory_requests: int, *, as_machine: b
             )
         lines = figures(measurements)
         lines += ledger_figures(Path(folder), LEDGER_JOBS, min(rounds, LEDGER_ROUNDS_MAX))
+        lines += spread_figures(Path(folder))
+        judged = index_figures()
+        lines += judged
     machine["took_s"] = round(time.monotonic() - started_s)
     if as_machine:
         print(json.dumps(as_json(lines, measurements, machine), indent=1))
@@ -101,7 +107,7 @@ def bench(rounds: int, duration_s: float, memory_requests: int, *, as_machine: b
             f"Python {machine['python']}, load {machine['load_average_at_start']} at the start"
         )
         print_table(lines, measurements, title)
-    return 1 if measurements.errors else 0
+    return 1 if measurements.errors or gate_is_missed(judged[:1]) else 0
 
 
 def bench_ledger(rounds: int, kept: Path, transfers: int | None, *, as_machine: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import subprocess
@@ -164,6 +165,41 @@ def test_an_account_says_who_referred_it(network: LocalFacts, tmp_path: Path) ->
     for by, reason in ((account_id, "loop"), (referrer, "itself")):
         done = network.run("account", "refer", "--by", by)
         assert (done.returncode, reason in done.stderr) == (1, True)
+
+
+def test_an_account_runs_a_gateway_of_its_own(network: LocalFacts, tmp_path: Path) -> None:
+    folders = LocalFolders(Path(network.data_dir))
+    ready, log = tmp_path / "ready.json", tmp_path / "gateway.log"
+    identity = tmp_path / "gateway" / "identity.key"
+    peer_id = run_resultity("network", "identity", str(identity)).stdout.strip()
+    binding = tmp_path / "gateway.binding"
+    run(
+        network, "account", "certify-gateway", str(folders.consumer_account), peer_id,
+        "-o", str(binding),
+    )  # fmt: skip
+    # Another account's key, with credit: it works at the network's gateway and nowhere private.
+    other = tmp_path / "other.account"
+    run(network, "account", "create", str(other))
+    run(network, "account", "register", str(other))
+    foreign = run(network, "key", "create", "--account-file", str(other)).strip()
+    process = subprocess.Popen(
+        resultity_command(
+            "gateway", "run", "--network", network.network, "--bootstrap", network.bootstrap,
+            "--binding", str(binding), "--data-dir", str(identity.parent), "--http-port", "0",
+            "--ready-file", str(ready), "--log-file", str(log), "--quiet",
+        ),
+        cwd=REPOSITORY,
+    )  # fmt: skip
+    try:
+        eventually(lambda: ready.exists() or process.poll() is not None, "it serves")
+        own = dataclasses.replace(network, base_url=json.loads(ready.read_text())["base_url"])
+        eventually(lambda: MODEL in {m.id for m in own.client().models.list().data}, "it has nodes")
+        assert "Paris" in ask(own, network.api_key)
+        with pytest.raises(openai.PermissionDeniedError, match="its own account's namespaces"):
+            ask(own, foreign)
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 @contextlib.contextmanager

@@ -96,7 +96,7 @@ def until(what: str, attempt: Callable[[], Any]) -> Any:
         found.append(result)
         return bool(result)
 
-    eventually(look, what)
+    eventually(look, what, 1.0)
     return found[-1]
 
 

@@ -175,3 +175,49 @@ def test_limits_of_a_key_in_use_are_changed(network: LocalFacts) -> None:
     assert run_here(network, "key", "limit", "nosuchkey").exit_code == 1
     done = run_here(network, "key", "limit", key_id, "--model", "any", "--credits-per-day", "0")
     assert done.exit_code == 0, done.stderr
+
+
+def test_a_subcloud_takes_a_stake_and_tells_its_income(network: LocalFacts, tmp_path: Path) -> None:
+    accounts, authority = Path(network.data_dir, "accounts"), Path(network.data_dir, "network")
+    owner = ("--account-file", str(accounts / "demo.account"))
+    policy, changed = tmp_path / "team.yaml", tmp_path / "configuration.json"
+    policy.write_text(
+        "name: team\nexpires: 30d\ncallers: {anyone: true}\nprice: {owner_fee: 10%}\n"
+    )
+    runner = CliRunner()
+    shown = json.loads(runner.invoke(main, ["network", "show", str(authority)]).stdout)
+    shown["subclouds"] = {"creation": "stake", "stake_microcredits": 1_000_000}
+    changed.write_text(json.dumps(shown))
+    sign = ["network", "sign", str(changed), "--data-dir", str(authority)]
+    assert runner.invoke(main, sign).exit_code == 0
+
+    def subcloud(*words: str) -> Result:
+        return run_here(network, "subcloud", *words, *owner)
+
+    eventually(
+        lambda: subcloud("stake", "team", "--credits", "1").exit_code == 0, "the rule is in force"
+    )
+    assert "already" in subcloud("stake", "team", "--credits", "1").stderr
+    assert in_json(network, "account", "balance", *owner)["staked_microcredits"] == 1_000_000
+    done = subcloud("publish", str(policy))
+    assert done.exit_code == 0, done.stderr
+    for number in (1, 2):
+        node = str(Path(network.data_dir, f"node-{number}"))
+        joined = runner.invoke(main, ["node", "subclouds", "join", "team", "--data-dir", node])
+        assert joined.exit_code == 0, joined.stderr
+
+    def income() -> list[int]:
+        text = subcloud("usage", "team", "--export", "-", "--format", "jsonl").stdout
+        return [json.loads(line)["income"] for line in text.splitlines()]
+
+    def is_answered() -> bool:
+        asked = run_here(network, "ask", CAPITAL, "--model", f"{MODEL}@team")
+        return asked.exit_code == 0
+
+    eventually(is_answered, "a member answers")
+    eventually(lambda: income() != [], "the owner sees income")
+    assert income()[0] >= 1
+    assert "has not ended" in subcloud("unstake", "team").stderr
+    assert subcloud("revoke", "team", "--yes").exit_code == 0
+    assert subcloud("unstake", "team").exit_code == 0
+    assert in_json(network, "account", "balance", *owner)["staked_microcredits"] == 0
