@@ -126,6 +126,7 @@ def node() -> None:
 @click.option(
     "--hidden", type=click.Choice(HIDDEN_MODES), help="Whether others cannot dial it; default auto."
 )
+@click.option("--country", help="Where it stands, as you tell subclouds: DE, FR, ...")
 @click.option("--upstream", help="Offer another server, as http://127.0.0.1:8000/v1.")
 @click.option(
     "--upstream-model",

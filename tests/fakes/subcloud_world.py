@@ -32,7 +32,7 @@ from tests.fakes.subcloud_reference import why_not_global, why_not_here
 
 HEAR, OFFER = "sim-hear/1", "sim-offer/1"
 TELL_INTERVAL_S = 20.0
-LIST_INTERVAL_S = 20.0
+LIST_INTERVAL_S = 30.0
 ROGUE_NODES = 40
 MODEL_NAMES = ("model-0", "model-1", "model-2", "tuned")
 
@@ -61,8 +61,11 @@ class SimWorld:
 
     def __post_init__(self) -> None:
         """Draw owners and nodes; nothing runs yet."""
+        self._wrongly_sent: dict[tuple[bytes, PeerId], str] = {}
         self.chance = random.Random(self.seed)
-        self.hub = MemoryHub(self.seed, delay_s=(0.005, 0.05), gossip_loss=0.05)
+        # Delays make a task of each delivery: in some worlds only.
+        delay_s = (0.005, 0.05) if self.seed % 4 == 0 else (0.0, 0.0)
+        self.hub = MemoryHub(self.seed, delay_s=delay_s, gossip_loss=0.05)
         self.configuration = trust.book_with(trust.configuration(models=NETWORK_MODELS))
         keys = [KeyPair(bytes([number]) * 32) for number in (201, 202, 203, 204)]
         self.bootstrap = SimBootstrap(self.hub, keys[0].peer_id, self.clock_ms)
@@ -168,6 +171,11 @@ class SimWorld:
                 await change.wait()
 
     async def _offer_to(self, gateway: SimGateway, peer_id: PeerId, offer: Offer) -> str:
+        # Judged by what the gateway knows now: what reaches it while the offer is on its way to the
+        # node was not known when it chose.
+        self._wrongly_sent[offer.job_id, peer_id] = self._why_not_to_send(
+            gateway, self.nodes[peer_id], offer
+        )
         stream = await self.networks[gateway.peer_id].open_stream(peer_id, OFFER)
         try:
             with trio.fail_after(5):
@@ -240,13 +248,18 @@ class SimWorld:
             )
 
     def _why_wrong(self, gateway: SimGateway, node: SimNode, offer: Offer) -> str:
-        identity, model = offer.terms.subcloud_id, offer.model_digest
         if gateway is self.rogue:
             return self._why_fooled(node, offer)
+        if not offer.terms.subcloud_id and self._has_left(node):
+            return "it left the global pool by its own word"
+        return self._wrongly_sent[offer.job_id, offer.node_id]
+
+    def _why_not_to_send(self, gateway: SimGateway, node: SimNode, offer: Offer) -> str:
+        identity, model = offer.terms.subcloud_id, offer.model_digest
+        if gateway is self.rogue:
+            return ""
         if not identity:
-            return why_not_global(gateway, node, model, self.owners) or (
-                "it left the global pool by its own word" if self._has_left(node) else ""
-            )
+            return why_not_global(gateway, node, model, self.owners)
         owner = self.owner_of(identity)
         return why_not_here(gateway, node, model, offer.terms.policy_digest.hex(), owner)
 

@@ -202,18 +202,6 @@ def test_has_a_bounded_number_of_memberships_and_the_old_ones_stay() -> None:
     assert last.identity in members
 
 
-def test_what_a_pattern_matches_takes_no_place_from_what_the_operator_names() -> None:
-    labels = [f"a{number:02}" for number in range(MEMBERSHIPS_PER_NODE_MAX)]
-    states = [SubcloudState(known_policy(a_policy(label))) for label in labels]
-    strangers = [Candidate(s.known.identity, matched=True, state=s) for s in states]
-    candidates = [replace(c, kept=judge(c, own(), NOW_MS).kept) for c in strangers]
-    wanted = a_candidate(SubcloudState(known_policy(a_policy("wanted"))))
-    assert wanted.named
-    findings = {f.identity: f for f in decide([*candidates, wanted], own(), NOW_MS)}
-    assert findings[wanted.identity].kept is not None
-    assert sum(f.kept is not None for f in findings.values()) == MEMBERSHIPS_PER_NODE_MAX
-
-
 # --- certificates -------------------------------------------------------------------------------
 def test_asks_a_semi_open_subcloud_and_joins_with_the_certificate() -> None:
     state = a_state(join="semi-open")

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from node.subclouds.limits import MATCHED_MAX
+from node.subclouds.membership_rules import Candidate, decide, judge
 from node.subclouds.service import SubcloudService
 from node.subclouds.settings import SubcloudSettings
 from p2p.codec import decode_message, encode_messages
+from p2p.limits import MEMBERSHIPS_PER_NODE_MAX
 from p2p.signing import KeyPair, Signed
 from p2p.subclouds.directory_messages import SubcloudQuestion
 from p2p.subclouds.evidence_messages import Attestation
 from p2p.subclouds.identity import SubcloudId, label_of
+from p2p.subclouds.membership_standing import SubcloudState
 from tests.fakes.clocks import FakeClock
-from tests.fakes.member_nodes import NODE, a_certificate, a_state
-from tests.fakes.subclouds import DELEGATE, NETWORK, NOW_MS, identity_of
+from tests.fakes.member_nodes import NODE, a_candidate, a_certificate, a_state, known_policy, own
+from tests.fakes.subclouds import DELEGATE, NETWORK, NOW_MS, a_policy, identity_of
 
 
 def matched(kept: set[SubcloudId], known: list[SubcloudId]) -> dict[SubcloudId, str]:
@@ -79,3 +83,15 @@ async def test_delegates_of_other_subclouds_crowd_nothing_out() -> None:
     await service._collect(link)
     assert manager.certificates == {mine.identity: (genuine[0],)}
     assert shown == [genuine[1]]
+
+
+def test_what_a_pattern_matches_takes_no_place_from_what_the_operator_names() -> None:
+    labels = [f"a{number:02}" for number in range(MEMBERSHIPS_PER_NODE_MAX)]
+    states = [SubcloudState(known_policy(a_policy(label))) for label in labels]
+    strangers = [Candidate(s.known.identity, matched=True, state=s) for s in states]
+    candidates = [replace(c, kept=judge(c, own(), NOW_MS).kept) for c in strangers]
+    wanted = a_candidate(SubcloudState(known_policy(a_policy("wanted"))))
+    assert wanted.named
+    findings = {f.identity: f for f in decide([*candidates, wanted], own(), NOW_MS)}
+    assert findings[wanted.identity].kept is not None
+    assert sum(f.kept is not None for f in findings.values()) == MEMBERSHIPS_PER_NODE_MAX

@@ -152,7 +152,7 @@ def test_bans_outlast_the_delegate_who_signed_them(
         version=2, predecessor_digest=known.digest, delegate_keys=(other.public_key.hex(),)
     )
     world.client.publish(a_record(new))
-    assert world.board.book.revocations(TEAM) is None
+    assert world.board.book.signed_revocations(TEAM) is None
     world.steward(other).round()
     assert world.revocations.banned_peers == (NODE,)
     with pytest.raises(SettingsError, match="does not name"):
