@@ -273,7 +273,7 @@ class PostgresMachine(LedgerMachine):
 
 
 LedgerMachine.TestCase.settings = settings(
-    max_examples=2_000 if SOAK else 50, stateful_step_count=50 if SOAK else 30
+    max_examples=2_000 if SOAK else 25, stateful_step_count=50 if SOAK else 30
 )
 TestLedgerMachine = pytest.mark.timeout(7_200 if SOAK else 300)(LedgerMachine.TestCase)
 

@@ -123,7 +123,9 @@ async def test_a_runtime_killed_under_eight_jobs(tmp_path: Path) -> None:
             print(f"{running} jobs ended after {ended_s:.3f} s, proved again after {back_s:.2f} s")
             ends = desk.of(EndFrame)
             failed = [end for end in ends if end.outcome == "failed"]
-            assert len(failed) == running > 0
+            # Output that had left the runtime when it was stopped may still complete an answer.
+            assert 0 < len(failed) <= running
+            assert all(end.outcome in ("failed", "stop", "length") for end in ends)
             assert all(end.receipt is not None for end in ends), "what was made can be paid"
             await until(lambda: desk.agent.jobs == 0)
             assert model.jobs == 0

@@ -15,7 +15,7 @@ from p2p.subcloud_rules import SubcloudRules
 from p2p.subclouds import sync
 from p2p.subclouds.policy_gossip import look_up_policy, put_policy
 from p2p.subclouds.records import subcloud_topic, verify_record
-from tests.fakes.networks import eventually
+from tests.fakes.networks import eventually, process_free_of_networks
 from tests.fakes.policy_owners import PolicyOwner, revocation_list
 from tests.fakes.subcloud_desk import open_desk
 from tests.fakes.subcloud_net import SubcloudNet, libp2p_opener, memory_opener, open_net
@@ -33,10 +33,11 @@ both = pytest.mark.parametrize("net", sorted(OPENERS), indirect=True)
 @pytest.fixture(params=["memory"])
 async def net(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SubcloudNet]:
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
-    async with open_desk(url) as desk:
-        await desk.found(OWNER, RIVAL)
-        async with open_net(desk, OPENERS[request.param]()) as opened:
-            yield opened
+    with process_free_of_networks():
+        async with open_desk(url) as desk:
+            await desk.found(OWNER, RIVAL)
+            async with open_net(desk, OPENERS[request.param]()) as opened:
+                yield opened
 
 
 @both

@@ -35,7 +35,7 @@ from tests.fakes.served_models import FakeModel
 from tests.fakes.subcloud_bootstrap import SimBootstrap, SimLink
 from tests.fakes.subcloud_owners import DIGESTS, Owner
 
-LATE_S = 12.0
+LATE_S = 8.0
 LIES = ("forger", "traveller", "laggard")
 """A certificate that no delegate signed; another country; a policy that was replaced."""
 
@@ -104,7 +104,7 @@ def draw_plan(seed: int, number: int, owners: list[Owner], chance: random.Random
         lie=lie,
         starts_s=LATE_S if chance.random() < 0.1 else chance.uniform(0, 3),
         attested=tuple(owner for owner in wants if chance.random() < 0.5),
-        joins_everything=chance.random() < 0.015,
+        joins_everything=chance.random() < 0.01,
     )
 
 

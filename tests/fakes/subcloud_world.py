@@ -44,8 +44,8 @@ class Size:
     nodes: int = 200
     subclouds: int = 30
     jobs: int = 150
-    life_s: float = 20.0
-    settle_s: float = 8.0
+    life_s: float = 18.0
+    settle_s: float = 10.0
 
 
 @dataclass
@@ -167,8 +167,12 @@ class SimWorld:
                 gateway.lost(node.plan.peer_id)
                 await trio.sleep(1)
                 continue
-            with trio.move_on_after(TELL_INTERVAL_S):
-                await change.wait()
+            again_s = trio.current_time() + TELL_INTERVAL_S
+            while network.way_to(gateway.peer_id) is not None:
+                if change.is_set() or trio.current_time() >= again_s:
+                    break
+                with trio.move_on_after(2):  # a session that broke is noticed
+                    await change.wait()
 
     async def _offer_to(self, gateway: SimGateway, peer_id: PeerId, offer: Offer) -> str:
         # Judged by what the gateway knows now: what reaches it while the offer is on its way to the

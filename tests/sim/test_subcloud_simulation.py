@@ -105,7 +105,7 @@ async def _change_policies(world: SimWorld) -> None:
     chance = world.chance
     gateways = (world.gateways[0].peer_id, world.gateways[1].peer_id)
     while trio.current_time() < SIZE.life_s:
-        await trio.sleep(chance.uniform(0.7, 2))
+        await trio.sleep(chance.uniform(0.8, 2))
         owner = chance.choice(world.owners[1:])
         what = chance.random()
         if what < 0.5 and not owner.newest.policy.ended:
@@ -131,10 +131,10 @@ async def _cut(world: SimWorld) -> None:
     """The network falls apart, gateways and bootstrap on different sides."""
     chance = world.chance
     for _ in range(1):
-        await trio.sleep(chance.uniform(3, 7))
+        await trio.sleep(chance.uniform(2, 5))
         far = chance.sample(sorted(world.nodes), len(world.nodes) // 2)
         world.hub.partition([*far, world.gateways[chance.randrange(2)].peer_id])
-        await trio.sleep(chance.uniform(4, 9))
+        await trio.sleep(chance.uniform(3, 6))
         world.hub.heal()
 
 

@@ -376,7 +376,7 @@ def _model_is_good(
     return True
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(policies(), facts, TIMES)
 def test_evaluation_equals_the_reference(
     policy: SubcloudPolicy, node: NodeFacts, now_ms: int

@@ -101,7 +101,7 @@ class Obvious:
         return False
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(TIMES, changes), max_size=12), st.lists(TIMES, max_size=4))
 def test_the_index_equals_asking_everybody(
     steps: list[tuple[int, SetPolicy | SetNode | RemoveNode]], questions: list[int]
