@@ -21,6 +21,7 @@ from p2p.errors import MalformedError, PeerUnavailableError
 from p2p.ledger_messages import EarningsStatement
 from resultity.folder_lock import locked_folder
 from resultity.node_status import running_status, status_table
+from tests.fakes.node_status import node_status
 
 MODEL = ModelStatus(
     name="Tiny",
@@ -40,30 +41,11 @@ MODEL = ModelStatus(
     cached_tokens=30,
     output_tokens=25,
 )
+
 ASLEEP = dataclasses.replace(
     MODEL, name="Other", state="failed", reason="its file was changed", loaded=False, jobs=0
 )
-STATUS = NodeStatus(
-    network="test-" + "0" * 32,
-    peer_id="12D3KooWnode",
-    account_id="acct-1",
-    pid=1,
-    started_ms=1_000,
-    at_ms=61_000,
-    certificate_expires_ms=10**12,
-    model="Tiny",
-    model_digest="00",
-    model_state="active",
-    bootstrap="12D3KooWbootstrap",
-    gateways=1,
-    draining=False,
-    sandboxed=True,
-    runtime_ready=True,
-    runtime_restarts=0,
-    reproducible=True,
-    slots=4,
-    jobs_running=0,
-    jobs_waiting=0,
+STATUS = node_status(
     jobs_done=3,
     claims_waiting=2,
     tokens_per_second=12.5,

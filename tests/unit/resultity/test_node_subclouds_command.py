@@ -13,7 +13,6 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from node.observation.status import NodeStatus
 from node.observation.subcloud_status import FailedCriterion, SubcloudStatus
 from node.subclouds.kept import KeptState, MembershipFile
 from node.subclouds.membership_changes import Change
@@ -24,37 +23,12 @@ from p2p.subclouds.memberships import Membership
 from resultity.commands.node_subclouds import subclouds
 from resultity.folder_lock import locked_folder
 from resultity.node_status import status_table
+from tests.fakes.node_status import node_status
 from tests.fakes.subclouds import DELEGATE, NOW_MS, a_policy, identity_of
 
 TEAM = identity_of("team")
-STATUS = NodeStatus(
-    network="test-" + "0" * 32,
-    peer_id="12D3KooWnode",
-    account_id="acct-1",
+STATUS = node_status(
     pid=os.getpid(),
-    started_ms=1_000,
-    at_ms=61_000,
-    certificate_expires_ms=10**12,
-    model="Tiny",
-    model_digest="00",
-    model_state="active",
-    bootstrap="12D3KooWbootstrap",
-    gateways=1,
-    draining=False,
-    sandboxed=True,
-    runtime_ready=True,
-    runtime_restarts=0,
-    reproducible=True,
-    slots=4,
-    jobs_running=0,
-    jobs_waiting=0,
-    jobs_done=0,
-    claims_waiting=0,
-    tokens_per_second=0.0,
-    steps=0,
-    prefill_tokens=0,
-    cached_tokens=0,
-    output_tokens=0,
     wishes_ns=2**62,
     isolated=TEAM,
     subclouds=(
